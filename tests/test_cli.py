@@ -76,7 +76,7 @@ def test_help_of_a_command_needs_no_torch(command):
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
-def test_wrong_words_end_with_2(command):
+def test_wrong_arguments_end_with_2(command):
     status, _, errors, _, torch = biovfm(command, "--no-such-option")
     assert (status, torch) == (2, False)
     assert "error" in errors[-1]
@@ -87,7 +87,7 @@ def test_unknown_command_names_the_near_one(capsys):
     assert "did you mean build?" in capsys.readouterr().err
 
 
-def test_no_words_print_the_help(capsys):
+def test_no_arguments_print_the_help(capsys):
     assert cli.main([]) == 0
     assert capsys.readouterr().out.startswith("usage: biovfm COMMAND")
 
@@ -105,7 +105,7 @@ def test_a_failure_is_one_line(tmp_path):
     assert "none.npz" in errors[0]
 
 
-def test_a_folder_that_is_not_there_is_named(monkeypatch):
+def test_a_missing_folder_is_named(monkeypatch):
     monkeypatch.setattr(rooms, "__file__", "/nowhere/biovfm_hf/rooms.py")
     with pytest.raises(UserError, match="carries no training/"):
         rooms.load_room_module("training.command")
@@ -124,7 +124,7 @@ def test_a_folder_that_is_not_there_is_named(monkeypatch):
          "error: too little memory; close other programs, or use fewer workers or a smaller batch size\n"),
     ],
 )  # fmt: skip
-def test_what_the_system_refuses_is_one_line_with_a_remedy(monkeypatch, capsys, error, line):
+def test_an_error_of_the_system_is_one_line_with_a_remedy(monkeypatch, capsys, error, line):
     def fail(_):
         raise error
 

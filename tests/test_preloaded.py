@@ -38,7 +38,7 @@ def test_the_end_is_that_of_the_interpreter(code: str) -> None:
     assert ends[0].stderr.splitlines()[-1:] == ends[1].stderr.splitlines()[-1:]
 
 
-def test_torch_is_there_and_ours_is_not() -> None:
+def test_torch_is_loaded_and_this_package_is_not() -> None:
     code = "import sys; print('torch' in sys.modules, 'transformers' in sys.modules, 'biovfm_hf' in sys.modules)"
     assert subprocess.run([python(), "-c", code], capture_output=True, text=True).stdout == "True True False\n"
 

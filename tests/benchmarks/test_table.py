@@ -24,7 +24,7 @@ def test_a_peer_that_is_not_installed_has_a_row_that_says_so(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("status", "expected"), [(0, ["20 ms per step", "30 ms", "1.50"]), (1, ["", "failed: no memory", ""])]
 )
-def test_a_row_tells_seconds_or_why_there_are_none(
+def test_a_row_has_seconds_or_the_reason_why_not(
     status: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = SimpleNamespace(returncode=status, stdout=f"noise\n{json.dumps([0.02, 0.03])}\n", stderr="a\nno memory\n")

@@ -249,7 +249,9 @@ def test_mae_pth_with_its_command_line(width: int, heads: int, told: dict, tmp_p
     torch.testing.assert_close(found.loss, expected.loss)
 
 
-def test_heads_that_a_file_does_not_tell_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_number_of_heads_that_a_file_does_not_state_is_required(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     mae_file(tmp_path / "mae.pth", 128, 4)
     words = ["convert", str(tmp_path / "mae.pth"), "--to", str(tmp_path / "out")]
     assert biovfm(words) == 1

@@ -76,7 +76,7 @@ def test_transformers_folders_agree_in_both_directions(kind: str, tmp_path: Path
     assert AutoImageProcessor.from_pretrained(tmp_path / "back").size == {"height": 32, "width": 32}
 
 
-def test_a_model_of_our_own_becomes_theirs_without_the_norm_of_local_crops(tmp_path: Path) -> None:
+def test_a_biovfm_model_becomes_a_dinov3_model_without_the_norm_of_local_crops(tmp_path: Path) -> None:
     model = ours(untie_global_and_local_cls_norm=True)
     model.save_pretrained(tmp_path / "ours")
     encoder = convert(ConvertOptions(str(tmp_path / "ours"), to=tmp_path / "theirs", format="dinov3"))
@@ -123,7 +123,7 @@ def original_names(model: BioVFMModel) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("form", ["released", "its own training", "another base", "two periods"])
-def test_pth_files_tell_their_rotations_and_their_masked_bias(form: str, tmp_path: Path) -> None:
+def test_pth_files_give_their_rotations_and_their_masked_bias(form: str, tmp_path: Path) -> None:
     fields: dict = {
         "released": {"ffn_type": "swiglu", "mlp_ratio": 6.0},
         "its own training": {"rope_dtype": "bfloat16"},
@@ -183,7 +183,7 @@ def test_the_named_sizes_are_those_of_dinov3() -> None:
     assert sum(tensor.numel() for tensor in model.parameters()) == encoder_parameters(seven)
 
 
-def test_the_licence_is_told_and_travels(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_licence_is_shown_and_carried_over(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     theirs().save_pretrained(tmp_path / "theirs")
     assert main([str(tmp_path / "theirs"), "--to", str(tmp_path / "ours")]) == 0
     assert "under the DINOv3 licence (https://github.com/facebookresearch/dinov3" in capsys.readouterr().out

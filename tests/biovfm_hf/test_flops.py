@@ -66,7 +66,7 @@ def test_a_step_of_mae_is_what_torch_counts() -> None:
     assert flops.total - left_out == counter.get_total_flops() / 2
 
 
-def test_each_switch_takes_off_or_adds_what_it_says() -> None:
+def test_each_switch_adds_or_removes_its_part() -> None:
     sizes = Architecture.of(BioVFMConfig.from_size("vit-small"))
     plain = step_flops(sizes, Crops())
     assert plain.teacher == plain.heads == plain.decoder == 0
@@ -79,7 +79,7 @@ def test_each_switch_takes_off_or_adds_what_it_says() -> None:
     assert heads == 2 * head_weights(384, 2048, 3, 256, 65_536) * (3 * (10 + 10) + 2 + 10)
 
 
-def test_a_file_without_sizes_is_told() -> None:
+def test_a_file_without_sizes_is_reported() -> None:
     with pytest.raises(UserError, match="hidden_size is None"):
         Architecture.of({"num_hidden_layers": 12})
     assert Architecture.of(BioVFMConfig.from_size("vit-large").to_dict()).forward_flops() == pytest.approx(

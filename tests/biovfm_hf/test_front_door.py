@@ -67,12 +67,12 @@ def test_examples_run(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_stubs_tell_what_the_code_does():
+def test_the_stubs_agree_with_the_code():
     stubs = runpy.run_path(str(ROOT / "docs" / "stubs.py"))
     assert stubs["TARGET"].read_text(encoding="utf-8") == stubs["stubs"](), "run: python docs/stubs.py"
 
 
-def test_wrong_values_are_told_by_name():
+def test_wrong_values_are_reported_by_name():
     with pytest.raises(UserError, match="size"):
         biovfm_hf.build(raw="raw", out="dataset", size=3)
     with pytest.raises(TypeError, match="no_such_option"):

@@ -135,7 +135,7 @@ class TestNumbers:
         for dtype in (torch.int16, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64):
             assert np.array_equal(levels(processor, torch.from_numpy(picture).to(dtype)), expected), dtype
 
-    def test_a_dark_picture_is_stretched_where_percentiles_are_asked_for(self, as_levels):
+    def test_a_dark_picture_is_stretched_by_percentiles_on_request(self, as_levels):
         dark = smooth(40, 50, 0, 50, np.float32)
         assert levels(as_levels, dark).max() == 50
         assert levels(as_levels, dark, intensity="percentile").max() == 255
@@ -218,7 +218,7 @@ class TestSources:
             with pytest.raises(UserError, match="data URL"):
                 processor(damaged)
 
-    def test_what_holds_no_image_is_told(self, processor, tmp_path):
+    def test_files_without_an_image_are_reported(self, processor, tmp_path):
         text = tmp_path / "a.txt"
         text.write_text("a name")
         with text.open() as file, pytest.raises(UserError, match=r"a.txt: gives str, not bytes; open it in binary"):

@@ -193,7 +193,7 @@ def test_initialisation_is_maes() -> None:
     assert outputs.logits[0].std(dim=0).mean() > 0, "predictions differ between the patches of an image"
 
 
-def test_autoencoder_learns_and_hides_what_it_says() -> None:
+def test_autoencoder_learns_and_masks_the_stated_share() -> None:
     torch.manual_seed(0)
     sizes = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 4}
     config = small(position_embedding_type="sincos", initialization="mae", layerscale_value=None, **sizes)
@@ -254,7 +254,7 @@ def test_kept_patches_are_embedded_as_among_all() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "both"])
-def test_classifier_pools_what_it_says(pooling: str) -> None:
+def test_classifier_pools_by_its_setting(pooling: str) -> None:
     model = BioVFMForImageClassification(small(pooling=pooling, num_labels=5, num_register_tokens=2)).eval()
     pixels = torch.randn(2, 3, 32, 32)
     tokens = model.biovfm(pixels).last_hidden_state

@@ -59,7 +59,7 @@ def test_wrong_values_are_refused_with_the_field_and_the_reason(field, value, re
 
 
 @pytest.mark.parametrize("words", [["a", "--out", "c", "--count", "0"], ["a"], ["a", "--out", "c", "--weight", "nan"]])
-def test_wrong_words_end_with_status_2(words, capsys):
+def test_wrong_arguments_end_with_status_2(words, capsys):
     with pytest.raises(SystemExit) as ended:
         parsed(*words)
     assert ended.value.code == 2 and "draw: error: " in capsys.readouterr().err
@@ -95,7 +95,7 @@ def test_an_option_that_is_refused_is_named_as_it_was_given(words, reason, capsy
     assert (again.option, str(again)) == ("frame_width", str(refused.value))
 
 
-def test_help_tells_defaults(capsys):
+def test_help_states_defaults(capsys):
     with pytest.raises(SystemExit):
         parsed("--help")
     text = " ".join(capsys.readouterr().out.split())

@@ -89,7 +89,7 @@ def test_manifest_accounts_for_everything(built):
     assert faults(built) == (outcomes, [])
 
 
-def test_check_finds_what_was_tampered_with(built, capsys):
+def test_check_finds_tampered_files(built, capsys):
     assert main(["--out", str(built), "--check"]) == 0
     assert "the accounting is complete" in capsys.readouterr().out
     victim = built / "data" / "fundus" / "eyes-00000.parquet"
@@ -185,7 +185,7 @@ def test_a_file_that_was_damaged_and_removed_is_made_again_whole(small_raw, buil
     assert tree(built) == before and faults(built)[1] == []
 
 
-def test_a_check_tells_at_once_that_the_plan_is_of_another_version(built, monkeypatch):
+def test_a_check_reports_at_once_that_the_plan_is_of_another_version(built, monkeypatch):
     monkeypatch.setattr("dataset_builder.dataset.check._against_file", lambda task: pytest.fail("rows were read"))
     plan = built / ".build" / "plan.json"
     plan.write_text(json.dumps({**json.loads(plan.read_text()), "version": 1}))
@@ -245,7 +245,7 @@ def test_retry_failed_sees_changed_files_of_equal_size(tmp_path, out, make, caps
     assert [row["sha256"] in {old["sha256"] for old in before} for row in rows_of(out)] == [True, False]
 
 
-def test_another_raw_folder_is_told_and_a_moved_one_goes_on(small_raw, built, tmp_path, capsys):
+def test_another_raw_folder_is_reported_and_a_moved_one_continues(small_raw, built, tmp_path, capsys):
     raw, sources = small_raw
     (tmp_path / "empty").mkdir()
     before = tree(built)
@@ -274,7 +274,7 @@ def test_an_empty_raw_folder_says_what_to_do(tmp_path, out):
         build(tmp_path / "absent", out, workers=0)
 
 
-def test_wrong_words_exit_with_2(capsys):
+def test_wrong_arguments_exit_with_2(capsys):
     array = ["--raw", ".", "--out", "x", "--shard-index", "0"]
     wrong = [["--out", "x"], ["--raw", ".", "--out", "x", "--size", "0"], ["--out", "x", "--views"]]
     wrong += [[*array, "--num-shards", "2", "--retry-failed"], [*array[:-1], "3", "--num-shards", "3"], array]
@@ -301,7 +301,7 @@ def test_wrong_words_exit_with_2(capsys):
     assert "examples:" in capsys.readouterr().out
 
 
-def test_python_takes_lists_and_tells_what_is_planned(small_raw, out, tmp_path, make):
+def test_python_takes_lists_and_returns_the_plan(small_raw, out, tmp_path, make):
     raw, sources = small_raw
     make.png(tmp_path / "copy.png", make.picture(3, 60, 80))
     words = {"workers": 0, "size": 32, "views": ("axial", "coronal"), "benchmarks": [tmp_path / "copy.png"]}
@@ -432,7 +432,7 @@ def test_uploads_leave_the_private_folder_out(built):
     assert (built / ".gitignore").read_text() == ".build/\n"
 
 
-def test_the_card_tells_licences_and_outsiders(built):
+def test_the_card_states_licences_and_outsiders(built):
     card = (built / "README.md").read_text()
     assert "Not among the paper's 61 sources: scans, eyes, heads." in card
     assert "| **considered** |" in card
@@ -554,7 +554,7 @@ def _full(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_what_is_said_of_a_file_is_the_same_in_every_run(tmp_path, make, monkeypatch):
+def test_the_message_about_a_file_is_the_same_in_every_run(tmp_path, make, monkeypatch):
     raw = tmp_path / "raw" / "own"
     make.png(raw / "a.png", make.picture(1))
     (raw / "b.png").write_bytes(b"no picture")
@@ -570,7 +570,7 @@ def test_what_is_said_of_a_file_is_the_same_in_every_run(tmp_path, make, monkeyp
     assert len(details) == 3 and not any("0x" in str(text) or str(tmp_path) in str(text) for text in details)
 
 
-def test_what_is_said_of_a_file_is_not_cut_by_its_name(tmp_path, make):
+def test_the_message_about_a_file_is_not_cut_by_its_name(tmp_path, make):
     """A series is called by its number, which stands in other numbers too; members of an archive may be short."""
     raw = tmp_path / "raw" / "own"
     for number in range(3):

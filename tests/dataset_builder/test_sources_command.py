@@ -132,7 +132,7 @@ def test_a_wrong_checksum_leaves_nothing_behind(source, server, tmp_path):
     assert file.read_bytes() == CONTENT
 
 
-def test_what_is_there_and_right_is_not_fetched_again(source, server, tmp_path):
+def test_complete_files_are_not_fetched_again(source, server, tmp_path):
     fetch(source(), tmp_path / "raw")
     count = len(server.requests)
     fetch(source(), tmp_path / "raw")
@@ -159,7 +159,7 @@ def test_server_errors_are_repeated(source, server, tmp_path):
     assert len(server.requests) == downloading.ATTEMPTS
 
 
-def test_a_disk_without_room_is_told_before_the_transfer(source, tmp_path, monkeypatch):
+def test_a_disk_without_room_is_reported_before_the_transfer(source, tmp_path, monkeypatch):
     monkeypatch.setattr(downloading.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(UserError, match="make room"):
         fetch(source(), tmp_path / "raw")
@@ -196,7 +196,7 @@ def test_list_names_every_source_once(tmp_path, capsys):
     assert [row["id"] for row in rows if row["on_disk"]] == ["rossa"]
 
 
-def test_show_tells_what_is_not_established(capsys):
+def test_show_states_what_is_not_established(capsys):
     for source in load_catalog():
         assert main(["show", source.id]) == 0
         text = capsys.readouterr().out
@@ -290,7 +290,7 @@ def test_show_of_a_record_of_ones_own_counts_what_it_selects(source, tmp_path, c
     assert "How to obtain it" not in shown and "61 sources" not in shown and "citation" not in shown
 
 
-def test_show_of_a_record_of_ones_own_tells_its_rules_each_kind_and_who_is_missing(tmp_path, capsys):
+def test_show_of_a_record_of_ones_own_lists_its_rules_each_kind_and_who_is_missing(tmp_path, capsys):
     path = tmp_path / "mine.yaml"
     record = {"id": "mine", "name": "Mine", "modality": ["CT", "MR"], "train": "all", "subject": {"path": r"(P\d)/"}}
     path.write_text(yaml.safe_dump({**record, "items": ["**/*.nii.gz", "**/*.dcm"]}))

@@ -44,7 +44,7 @@ def test_the_stub_of_a_training_run_is_replaced(model_dir: Path) -> None:
     assert STUB_FIELD not in text and "A few facts." not in text
 
 
-def test_scores_that_go_are_said(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_removed_scores_are_reported(model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (model_dir / "results").mkdir()
     (model_dir / "results" / "biovfm.json").write_text("[]")
     assert card.main([str(model_dir)]) == 0
@@ -68,7 +68,7 @@ def model_dir(make, tmp_path: Path) -> Path:
         (["--grid", "inf"], "finite"),
     ],
 )
-def test_wrong_words_and_those_without_effect_are_refused(words: list[str], reason: str, capsys: Any) -> None:
+def test_wrong_options_and_those_without_effect_are_refused(words: list[str], reason: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as ended:
         card.main(["model", *words])
     assert ended.value.code == 2 and reason in capsys.readouterr().err

@@ -49,7 +49,7 @@ def crops(count: int, side: int) -> Tensor:
     return torch.empty(count, 3, side, side, dtype=torch.uint8, device="cuda")
 
 
-def test_a_wait_is_found() -> None:
+def test_a_wait_for_the_gpu_is_detected() -> None:
     assert waits(lambda: torch.as_tensor(0.5, device="cuda")) == ["aten._to_copy.default"]
 
 

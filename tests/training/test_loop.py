@@ -104,7 +104,7 @@ def test_a_log_gets_whole_lines_and_no_bar(image_folder: Path, tmp_path: Path, c
     assert all(re.search(r"loss [\d.]+  lr \S+  [\d.,]+ images/s  left \d:\d\d:\d\d", line) for line in lines)
 
 
-def test_a_profile_records_the_steps_that_were_asked_for(image_folder: Path, tmp_path: Path) -> None:
+def test_a_profile_records_the_given_number_of_steps(image_folder: Path, tmp_path: Path) -> None:
     assert train("mae", image_folder, tmp_path, "steps=8", "run.profile=2") == 0
     trace = json.loads((tmp_path / "profile" / "trace.json").read_text())
     steps = {event["name"] for event in trace["traceEvents"] if event.get("name", "").startswith("ProfilerStep#")}
@@ -182,7 +182,7 @@ def test_accumulating_is_the_same_step_for_mae(image_folder: Path, tmp_path: Pat
         (["watch.every=1", "watch.task=nowhere"], "watch.task nowhere"),
     ],
 )
-def test_mistakes_are_told_before_training(
+def test_mistakes_are_reported_before_training(
     more: list[str], message: str, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     if "run.device=cuda" in more and torch.cuda.is_available():
@@ -275,7 +275,7 @@ def test_an_export_that_was_cut_off_is_made_whole(image_folder: Path, tmp_path: 
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
-def test_a_run_that_begins_anew_leaves_nothing_of_what_was_there(image_folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_begins_anew_removes_earlier_files(image_folder: Path, tmp_path: Path) -> None:
     """As after a kill before the first checkpoint: another try may have other settings."""
     more = ["steps=2", "watch.every=1"]
     assert train("mae", image_folder, tmp_path, *more) == 0
@@ -304,7 +304,7 @@ def test_a_damaged_image_in_the_stream_is_skipped(
     assert len(told) == 2, "once in each run"
 
 
-def test_many_damaged_images_are_counted_rather_than_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_many_damaged_images_are_counted_rather_than_named(caplog: pytest.LogCaptureFixture) -> None:
     run = SimpleNamespace(skipped=0, skipped_before=3, unreadable=set())
     for index in range(30):
         loop._note_skipped(run, [(index, index + 1, f"{index}.png: damaged")])
@@ -427,7 +427,7 @@ def test_a_batch_of_more_images_than_there_are_is_warned_of(
     assert "batch.size 25 is more than the 24 images" in caplog.text
 
 
-def test_a_changed_machine_is_said(image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_changed_machine_is_reported(image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert train("mae", image_folder, tmp_path, "steps=2") == 0
     state = tmp_path / "checkpoints" / "step_00000002" / "state.json"
     state.write_text(json.dumps({**json.loads(state.read_text()), "processes": 8}))
@@ -454,7 +454,7 @@ def test_what_a_run_did_not_write_is_not_replaced(
     assert train("mae", image_folder, tmp_path / "run", "steps=2") == 1, "the model there is of another run"
 
 
-def test_running_out_of_memory_is_told_with_the_remedy(
+def test_running_out_of_memory_is_reported_with_the_remedy(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def full(*_: object) -> None:
@@ -667,7 +667,7 @@ sys.exit(run_script("mae"))
 
 
 @pytest.mark.slow
-def test_both_processes_end_in_words_where_one_cannot_write(image_folder: Path, tmp_path: Path) -> None:
+def test_both_processes_end_with_a_message_if_one_cannot_write(image_folder: Path, tmp_path: Path) -> None:
     script, out = tmp_path / "full.py", tmp_path / "out"
     script.write_text(FULL_DISK_SCRIPT.replace("ROOT", repr(str(ROOT))))
     done = launch("mae", image_folder, out, "steps=2", script=script)

@@ -20,7 +20,7 @@ def test_what_is_written_is_read_back(tmp_path):
     [({"title": 3}, "no title and summary"), ({"summary": ""}, "no title and summary"),
      ({"flops_per_image": -1}, "not a positive number"), ({"flops_per_image": "many"}, "not a positive number")],
 )  # fmt: skip
-def test_a_damaged_file_is_told_in_one_line(tmp_path, change, message):
+def test_a_damaged_file_is_reported_in_one_line(tmp_path, change, message):
     facts = {"title": "MAE", "summary": "masked autoencoding", "source": "", "flops_per_image": 1.0}
     (tmp_path / OBJECTIVE).write_text(json.dumps(facts | change))
     with pytest.raises(UserError, match=f"objective.json: .*{message}"):

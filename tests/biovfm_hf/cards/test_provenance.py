@@ -30,7 +30,7 @@ def test_nothing_private_leaves_no_file(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"private_sources": "clinic"}', '{"private_tasks": 1}'])
-def test_a_damaged_mark_is_told(tmp_path, text):
+def test_a_damaged_mark_is_reported(tmp_path, text):
     (tmp_path / PROVENANCE).write_text(text)
     with pytest.raises(UserError, match=r"provenance\.json"):
         read_provenance(tmp_path)

@@ -35,7 +35,7 @@ def test_a_dicom_palette_in_either_byte_order(tmp_path, bits, words, big_endian)
     assert np.array_equal(decode(tmp_path / "a.dcm").array, expected)
 
 
-def test_objects_that_are_no_pictures_are_told_apart():
+def test_objects_that_are_no_pictures_are_recognised():
     names = ("liver_1frame.dcm", "rtdose_1frame.dcm", "rtplan.dcm", "test-SR.dcm", "waveform_ecg.dcm")
     for name in names:
         path = pydicom.data.get_testdata_file(name, download=False)

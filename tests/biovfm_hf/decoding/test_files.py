@@ -14,7 +14,7 @@ from biovfm_hf.pixels import decode
 from tests.biovfm_hf.decoding.samples import SHADES
 
 
-def test_archives_and_gzip_are_told_by_their_content(tmp_path):
+def test_archives_and_gzip_are_recognised_by_their_content(tmp_path):
     picture = io.BytesIO()
     Image.fromarray(SHADES.astype(np.uint8)).save(picture, "PNG")
     assert np.array_equal(decode(gzip.compress(picture.getvalue()), name="a.png.gz").array, SHADES)

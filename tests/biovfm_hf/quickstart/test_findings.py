@@ -11,7 +11,7 @@ def row(a: str, method: str, metric: str, difference: float, low: float, high: f
             "difference": difference, "low": low, "high": high}  # fmt: skip
 
 
-def test_only_models_against_their_own_twins_are_told_in_one_order(tmp_path: Path) -> None:
+def test_only_models_against_their_own_twins_are_reported_in_one_order(tmp_path: Path) -> None:
     rows = [
         row("mae", "knn", "auc", 0.01, -0.01, 0.03),
         row("dino", "segment", "dice", 0.002, 0.001, 0.003),

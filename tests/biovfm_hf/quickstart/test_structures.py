@@ -23,7 +23,7 @@ def anatomy() -> Anatomy:
         ((-35, 7, 3), CORTEX),
     ],
 )
-def test_grey_matter_is_told_apart_by_place(anatomy: Anatomy, millimetres: tuple[int, ...], structure: int) -> None:
+def test_grey_matter_is_divided_by_place(anatomy: Anatomy, millimetres: tuple[int, ...], structure: int) -> None:
     x, y, z = (round(v - o) for v, o in zip(millimetres, anatomy.brain.affine[:3, 3], strict=True))
     around = anatomy.map[x - 2 : x + 3, y - 2 : y + 3, z - 2 : z + 3]
     assert (around == structure).mean() > 0.5
@@ -35,7 +35,7 @@ def test_volumes_are_those_of_a_brain(anatomy: Anatomy) -> None:
     assert 10e3 < (anatomy.map == VENTRICLE).sum() < 30e3
 
 
-def test_what_is_sure_does_not_overlap_and_brightness_does_not_tell_it(anatomy: Anatomy) -> None:
+def test_certain_structures_do_not_overlap_and_brightness_does_not_separate_them(anatomy: Anatomy) -> None:
     sure = dict(zip(STRUCTURES, anatomy.sure, strict=True))
     assert np.sum(anatomy.sure, axis=0).max() == 1
     brightness = {name: anatomy.brain.t1[mask].mean() for name, mask in sure.items()}

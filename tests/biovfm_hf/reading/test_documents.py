@@ -27,7 +27,7 @@ BILLION_LAUGHS = "a: &a [x, x]\n" + "\n".join(f"{b}: &{b} [*{a}, *{a}]" for a, b
         ("a: " + "x" * (1 << 20), "larger than 1 MiB"),
     ],
 )
-def test_yaml_that_is_refused_is_told_in_one_line_at_once(tmp_path, text, reason):
+def test_refused_yaml_is_reported_in_one_line_at_once(tmp_path, text, reason):
     path, start = tmp_path / "record.yaml", time.process_time()
     path.write_text(text)
     with pytest.raises(UserError, match=reason) as told:
@@ -46,7 +46,7 @@ def test_yaml_is_read(tmp_path):
     ("raw", "reason"),
     [(b"{", "not valid JSON"), (b"[" * 200_000, "nested too deep"), (b"\xff", "not valid JSON")],
 )
-def test_json_that_is_refused_is_told_in_one_line(tmp_path, raw, reason):
+def test_refused_json_is_reported_in_one_line(tmp_path, raw, reason):
     (tmp_path / "a.json").write_bytes(raw)
     with pytest.raises(UserError, match=f"{reason}.*; run it again") as told:
         read_json(tmp_path / "a.json", remedy="run it again")
@@ -71,6 +71,6 @@ def test_examples(module):
     assert doctest.testmod(module).failed == 0
 
 
-def test_imagenet_is_what_transformers_calls_so():
+def test_imagenet_statistics_equal_those_of_transformers():
     assert list(imagenet.IMAGENET_MEAN) == image_utils.IMAGENET_DEFAULT_MEAN
     assert list(imagenet.IMAGENET_STD) == image_utils.IMAGENET_DEFAULT_STD

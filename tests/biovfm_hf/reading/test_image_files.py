@@ -27,14 +27,14 @@ def test_the_first_bytes_of_a_png_are_one_line_of_error():
         read_uint8(data, name="cut.png")
 
 
-def test_pixels_are_square_where_asked_for(tmp_path):
+def test_pixels_are_square_on_request(tmp_path):
     picture = np.arange(64 * 80, dtype=np.uint16).reshape(64, 80)
     write_dicom(tmp_path / "a.dcm", picture, PixelSpacing=["2", "1"])
     assert read_uint8(tmp_path / "a.dcm").shape == (64, 80)
     assert read_uint8(tmp_path / "a.dcm", square=True).shape == (128, 80)
 
 
-def test_dicom_without_a_suffix_is_told_by_its_content(tmp_path):
+def test_dicom_without_a_suffix_is_recognised_by_its_content(tmp_path):
     picture = np.arange(64 * 80, dtype=np.uint16).reshape(64, 80)
     write_dicom(tmp_path / "IM0", picture)
     data = (tmp_path / "IM0").read_bytes()

@@ -80,7 +80,7 @@ def test_who_stops_or_kills_a_worker_costs_no_file(limited, tmp_path, monkeypatc
         limited.call("a.dcm", signal.raise_signal, number)
 
 
-def test_who_kills_the_process_that_workers_come_from_costs_no_file():
+def test_killing_the_process_that_forks_workers_loses_no_file():
     limited = Limited(Limits())
     parent, worker = limited.call("a", os.getppid), limited.call("a", os.getpid)
     os.kill(parent, signal.SIGKILL)
@@ -169,7 +169,7 @@ def test_what_earlier_files_left_behind_is_no_fault_of_the_next(filled, how):
     assert list(filled.each("b", takes, [10 << 20, 10 << 20, 80 << 20], how)) == [1, 2, 3]
 
 
-def test_what_no_worker_has_memory_for_is_told(filled):
+def test_a_file_too_large_for_every_worker_is_reported(filled):
     with pytest.raises(UserError, match="a codec failed"):
         filled.call("b", take, 350 << 20, "error")
     filled.call("a", leave, 200 << 20)

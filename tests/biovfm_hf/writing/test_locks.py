@@ -100,7 +100,7 @@ def test_members_hold_together_and_nobody_alone(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
-def test_where_there_are_no_locks_everyone_goes_on(tmp_path, monkeypatch, number):
+def test_without_locks_every_process_continues(tmp_path, monkeypatch, number):
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -109,7 +109,7 @@ def test_where_there_are_no_locks_everyone_goes_on(tmp_path, monkeypatch, number
         assert mine
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError), lock(tmp_path / "file" / ".lock"):
         pass

@@ -126,7 +126,7 @@ def test_what_is_no_record_is_refused_in_one_line(tmp_path, text):
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_id_is_answered_with_the_nearest():
+def test_an_unknown_id_is_reported_with_the_nearest():
     with pytest.raises(UserError, match=r"did you mean chexpert\?"):
         load_source("chexprt")
     with pytest.raises(UserError, match=r"absent\.yaml"):

@@ -31,7 +31,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_a_list_that_cannot_be_read_is_told_in_one_line(tmp_path, make, monkeypatch, name):
+def test_a_list_that_cannot_be_read_is_reported_in_one_line(tmp_path, make, monkeypatch, name):
     monkeypatch.setattr(selection, "MAX_LINE", 150_000)
     monkeypatch.setattr(selection, "SMALL_TABLE_BYTES", 100_000)
     make.png(tmp_path / "own" / "1.png", make.picture(1))

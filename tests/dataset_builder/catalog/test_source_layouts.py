@@ -46,7 +46,7 @@ def test_exactly_the_training_part_with_its_subjects(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_selected_item_tells_what_it_is(name, tmp_path):
+def test_every_selected_item_has_its_facts(name, tmp_path):
     miniatures.write_miniature(name, tmp_path)
     source = load_source(name)
     for item in list_items(source, tmp_path):

@@ -40,7 +40,7 @@ def test_a_web_page_is_linked(tmp_path, make):
 
 
 @pytest.mark.parametrize("access", ["private", None])  # unstated is private, as for paths
-def test_private_sources_and_licences_are_told_to_machines(tmp_path, make, access):
+def test_private_sources_and_licences_are_machine_readable(tmp_path, make, access):
     out = built(tmp_path, make, access=access, licence="ours alone")
     assert read_provenance(out).private_sources == ("clinic",)
     assert json.loads((out / "build.json").read_text())["licences"] == {"clinic": "ours alone"}

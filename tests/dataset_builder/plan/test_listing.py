@@ -78,7 +78,7 @@ def test_the_latency_of_a_network_disk_is_hidden(tmp_path, make, monkeypatch):
     assert time.perf_counter() - started < looks.total() * 0.004 / 3
 
 
-def test_a_folder_that_cannot_be_listed_ahead_is_told_in_its_place(tmp_path, files, monkeypatch):
+def test_a_folder_that_cannot_be_listed_ahead_is_reported_in_its_place(tmp_path, files, monkeypatch):
     honest = folders.scan
 
     def scan(folder):
@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_listed_ahead_is_told_in_its_place(tmp_path, fil
         assert (last.path, last.excluded) == ("own/b", "the folder cannot be read (Permission denied)")
 
 
-def test_a_run_ends_where_a_shard_is_full_and_tells_what_items_tell(tmp_path, files, monkeypatch):
+def test_a_run_ends_where_a_shard_is_full_and_has_its_items_facts(tmp_path, files, monkeypatch):
     monkeypatch.setattr("dataset_builder.plan.plan.SHARD_ITEMS", 250)
     private = replace(files, access="private", subject=r"/0?(\d+)\.png")
     plan = make_plan([private], tmp_path / "raw", tmp_path / "out", Options(), "salt")

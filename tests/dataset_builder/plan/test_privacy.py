@@ -145,7 +145,7 @@ def test_nobody_can_test_a_guess_and_a_build_continues_with_its_secret(tmp_path,
         ({"access": "open", "paths": "withhold"}, "no path of own stands in the dataset"),
     ],
 )
-def test_a_build_ends_by_saying_what_of_paths_stays_readable(tmp_path, make, capsys, fields, line):
+def test_a_build_ends_by_stating_which_paths_stay_readable(tmp_path, make, capsys, fields, line):
     make.png(tmp_path / "raw" / "own" / "a.png", make.picture(1))
     build(tmp_path / "raw", tmp_path / "out", [make.record(tmp_path, "own", **fields)], workers=0, size=32)
     assert sum(text.startswith(line) for text in capsys.readouterr().out.splitlines()) == 1

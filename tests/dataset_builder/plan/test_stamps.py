@@ -87,7 +87,7 @@ def test_an_archive_whose_members_exchanged_their_content_is_another(tmp_path, m
     assert digest.startswith(f"{before.st_size}/{before.st_mtime_ns}/")
 
 
-def test_a_loose_file_that_changed_is_told_and_listed_anew(tmp_path, make, capsys):
+def test_a_loose_file_that_changed_is_reported_and_listed_anew(tmp_path, make, capsys):
     for number in range(3):
         make.png(tmp_path / "raw" / "own" / f"{number}.png", make.picture(number))
     record = make.record(tmp_path, "own")

@@ -11,7 +11,7 @@ def distance(a: int, b: int) -> int:
     return (a ^ b).bit_count()
 
 
-def test_fingerprints_bear_what_copies_go_through(make):
+def test_fingerprints_survive_what_copies_go_through(make):
     for seed in range(12):
         image = make.picture(seed, 200, 260)
         code, thumbnail = fingerprint(reduced(image))

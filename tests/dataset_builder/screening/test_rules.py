@@ -25,7 +25,7 @@ DROPPED = {
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_every_rule_keeps_or_tells_why_not(rule):
+def test_every_rule_keeps_or_states_why_not(rule):
     assert rule.__name__ in DROPPED, "add a picture that it drops, and the reason, to DROPPED"
     picture, reason = DROPPED[rule.__name__]
     assert rule(picture) == reason and rule.__doc__.startswith("Drop ")

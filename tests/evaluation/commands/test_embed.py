@@ -295,7 +295,7 @@ def test_a_dataset_may_have_pictures_beside_its_data(tmp_path, tiny_model, make_
         main(words)
 
 
-def test_a_resumed_run_still_tells_what_was_left_out(tmp_path, tiny_model, messy, monkeypatch):
+def test_a_resumed_run_still_reports_what_was_left_out(tmp_path, tiny_model, messy, monkeypatch):
     out = tmp_path / "f.parquet"
     options = EmbedOptions(model=str(tiny_model), images=str(messy[0]), out=out)
     with monkeypatch.context() as patch:
@@ -305,7 +305,7 @@ def test_a_resumed_run_still_tells_what_was_left_out(tmp_path, tiny_model, messy
     assert embed(options).left_out.keys() == messy[1].keys()
 
 
-def test_a_folder_of_which_nothing_can_be_read_is_told(tmp_path, tiny_model):
+def test_a_folder_without_readable_files_is_reported(tmp_path, tiny_model):
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"none of 1 images could be read; the first, a\.png: "):
@@ -333,7 +333,7 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_what_cannot_be_written_is_one_line(features, tmp_path, tiny_model, class_folder, capsys):
+def test_an_error_in_writing_is_one_line(features, tmp_path, tiny_model, class_folder, capsys):
     """Of every file in turn: the limit lets one more of them pass."""
     query = ["--query", str(next(class_folder.rglob("*.png"))), "--images", str(class_folder)]
     search_words = ["search", "--model", str(tiny_model), "--features", str(features), *query]
@@ -350,7 +350,7 @@ def test_what_cannot_be_written_is_one_line(features, tmp_path, tiny_model, clas
     assert not [path for path in tmp_path.rglob("*.tmp-*")]
 
 
-def test_misuse_is_told(tmp_path, tiny_model):
+def test_misuse_is_reported(tmp_path, tiny_model):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no image file"):
         main(["--model", str(tiny_model), "--images", str(tmp_path / "empty"), "--out", str(tmp_path / "f.parquet")])
@@ -358,7 +358,7 @@ def test_misuse_is_told(tmp_path, tiny_model):
         read_features(tmp_path / "nothing.parquet")
 
 
-def test_what_cannot_be_embedded_is_told_before_the_work(tmp_path, tiny_model, class_folder, capsys):
+def test_what_cannot_be_embedded_is_reported_before_the_work(tmp_path, tiny_model, class_folder, capsys):
     words = ["--model", str(tiny_model), "--out"]
     with pytest.raises(SystemExit):
         main([*words, str(tmp_path), "--images", str(class_folder)])

@@ -120,7 +120,7 @@ def test_text_that_a_maker_stores_as_bytes_counts(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.dcm", "a.ima", "a.dcm.gz"])
-def test_a_header_that_cannot_be_read_tells_nothing(tmp_path, name):
+def test_a_header_that_cannot_be_read_withholds(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     (tmp_path / "README").write_text("no DICOM")
     assert why_withheld(tmp_path) == UNREAD

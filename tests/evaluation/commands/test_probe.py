@@ -37,7 +37,7 @@ def read(out, name="results.json"):
     return json.loads((out / name).read_text())
 
 
-def test_records_hold_what_the_design_says(results):
+def test_records_have_the_fields_of_the_design(results):
     records = read(results)
     assert [(r["method"], r["model"]) for r in records] == [
         ("knn", "first"), ("knn", "second"), ("linear", "first"), ("linear", "second"),
@@ -76,7 +76,7 @@ def test_comparisons_are_paired_and_corrected(results):
             assert row["difference"] == pytest.approx(gap) and row["p_holm"] >= row["p"]
 
 
-def test_tables_and_pictures_are_there_with_words(results):
+def test_tables_and_pictures_are_written_with_descriptions(results):
     table = (results / "table.md").read_text()
     assert "## linear, protocol fast" in table and "| first |" in table and "### Differences" in table
     assert r"\toprule" in (results / "table.tex").read_text()
@@ -135,7 +135,7 @@ def test_a_compiled_probe_gives_the_same_scores(results, tmp_path, tiny_model, c
     assert found["settings"] == wanted["settings"]
 
 
-def test_precisions_are_told_and_kept_apart(tmp_path, tiny_model, class_folder):
+def test_precisions_are_recorded_and_kept_apart(tmp_path, tiny_model, class_folder):
     words = ["--model", f"first={tiny_model}", "--tasks", str(class_folder), "--out", str(tmp_path), "--no-figures"]
     for precision in ("bf16", "fp32"):
         main([*words, "--precision", precision, *FAST])
@@ -147,7 +147,7 @@ def test_precisions_are_told_and_kept_apart(tmp_path, tiny_model, class_folder):
     assert "precision bf16" in (tmp_path / "table.md").read_text()
 
 
-def test_stratified_resamples_keep_class_counts_and_are_told(results, tmp_path, tiny_model, class_folder):
+def test_stratified_resamples_keep_class_counts_and_are_recorded(results, tmp_path, tiny_model, class_folder):
     words = ["--model", f"first={tiny_model}", "--tasks", str(class_folder), "--out", str(tmp_path), "--no-figures"]
     main([*words, "--method", "knn,linear", "--stratify", *FAST])
     main([*words, "--model", f"again={tiny_model}", "--method", "knn", "--stratify", "--seed", "0,1", *FAST])
@@ -171,7 +171,7 @@ def test_stratified_resamples_keep_class_counts_and_are_told(results, tmp_path, 
     assert "stratify True" in (tmp_path / "table.md").read_text()
 
 
-def test_strata_that_cases_do_not_have_are_left_out_in_words():
+def test_cases_without_strata_are_resampled_without_them_and_a_note_says_so():
     assert judging.test_strata(np.zeros((4, 3), int), None) == (None, [
         "resamples are not stratified: cases with several labels have no one class"])  # fmt: skip
     labels, subjects = np.array([0, 1, 1, 0]), np.array(["a", "a", "b", "c"])
@@ -204,7 +204,7 @@ def test_settings_that_no_method_has_are_refused(tmp_path, tiny_model, class_fol
     assert stopped.value.code == 2 and reason in capsys.readouterr().err
 
 
-def test_records_say_what_they_cost(results, tiny_model):
+def test_records_state_their_costs(results, tiny_model):
     frozen = sum(p.numel() for p in load_encoder(str(tiny_model)).module.parameters())
     for record in read(results):
         costs, trained = record["costs"], 2 * (64 + 1) if record["method"] == "linear" else 0
@@ -213,7 +213,7 @@ def test_records_say_what_they_cost(results, tiny_model):
         assert costs["peak_memory_mib"] > 0 and costs["memory_of"] == "process"
 
 
-def test_records_say_which_versions_made_them(results):
+def test_records_state_the_versions_that_made_them(results):
     for record in read(results):
         assert record["software"]["torch"] and record["software"]["transformers"]
 
@@ -276,7 +276,7 @@ def test_a_class_missing_from_test_is_a_stated_undefined_metric(tmp_path, tiny_m
 
 
 @pytest.mark.parametrize(("split", "words"), [("train", "cannot be learned"), ("val", "no part in what is chosen")])
-def test_a_class_missing_from_train_or_validation_is_told(tmp_path, tiny_model, make_class_folder, split, words):
+def test_a_class_missing_from_train_or_validation_is_reported(tmp_path, tiny_model, make_class_folder, split, words):
     folder = make_class_folder(tmp_path / "task", 3, {"train": 18, "val": 9, "test": 12})
     for path in (folder / split / "class2").iterdir():
         path.unlink()
@@ -323,7 +323,7 @@ def test_one_class_in_validation_is_an_error_that_says_so(tmp_path, tiny_model, 
         main(["--model", str(tiny_model), "--tasks", str(folder), "--out", str(tmp_path / "out"), *FAST])
 
 
-def test_few_samples_a_split_are_scored_or_refused_in_words(tmp_path, tiny_model, make_class_folder):
+def test_few_samples_per_split_are_scored_or_refused_with_a_reason(tmp_path, tiny_model, make_class_folder):
     words = ["--model", str(tiny_model), "--out", str(tmp_path / "out"), "--no-figures", *FAST]
     three = make_class_folder(tmp_path / "three", 2, {"train": 3, "val": 3, "test": 3})
     four = make_class_folder(tmp_path / "four", 2, {"train": 4, "val": 4, "test": 4})
@@ -395,7 +395,9 @@ def test_the_positive_class_is_named_wherever_its_scores_are(tmp_path, tiny_mode
               str(tmp_path / "x"), "--positive", "disease"])  # fmt: skip
 
 
-def test_one_reason_of_several_failures_is_told_once(tmp_path, tiny_model, second_model, make_class_folder, capsys):
+def test_one_reason_of_several_failures_is_reported_once(
+    tmp_path, tiny_model, second_model, make_class_folder, capsys
+):
     folder = make_class_folder(tmp_path / "broken", 2)
     next((folder / "test" / "class0").iterdir()).write_bytes(b"no image")
     words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(folder)]
@@ -428,7 +430,7 @@ def test_senseless_numbers_are_refused_before_the_work(tmp_path, tiny_model, cla
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_scored_is_told_before_the_images_are_embedded(tmp_path, tiny_model, make_class_folder):
+def test_what_cannot_be_scored_is_reported_before_the_images_are_embedded(tmp_path, tiny_model, make_class_folder):
     folder = make_class_folder(tmp_path / "task", 2)
     for path in (folder / "val" / "class1").iterdir():
         path.unlink()
@@ -444,7 +446,7 @@ def test_a_file_for_the_results_folder_is_refused(tmp_path, tiny_model, class_fo
     assert "is a file" in capsys.readouterr().err
 
 
-def test_misuse_is_told(tmp_path, tiny_model, class_folder, mask_folder, capsys):
+def test_misuse_is_reported(tmp_path, tiny_model, class_folder, mask_folder, capsys):
     for words in (["--tasks", "x"], ["--model", "m", "--tasks", "x", "--out", "o", "--method", "magic"]):
         with pytest.raises(SystemExit) as stopped:
             main(words)
@@ -520,7 +522,7 @@ def test_mean_over_tasks_adds_in_quadrature():
     assert mean_cell([cells[0], None]) is None
 
 
-def test_paired_means_tell_real_differences_from_none():
+def test_paired_means_distinguish_real_differences_from_none():
     rng = np.random.default_rng(0)
     real = paired_means(rng.normal(0.5, 1, 200))
     none = paired_means(rng.normal(0.0, 1, 200))
@@ -567,7 +569,7 @@ def test_the_claim_of_a_killed_process_is_free(tmp_path):
         assert mine
 
 
-def test_a_model_that_cannot_be_loaded_is_told_before_the_work(tmp_path, tiny_model, class_folder):
+def test_a_model_that_cannot_be_loaded_is_reported_before_the_work(tmp_path, tiny_model, class_folder):
     words = ["--model", str(tiny_model), "--model", "timm:no_such_model", "--tasks", str(class_folder)]
     with pytest.raises(UserError, match="no_such_model"):
         main([*words, "--out", str(tmp_path), "--no-figures", *FAST])

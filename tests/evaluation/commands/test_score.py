@@ -36,7 +36,7 @@ def run(path, *words, task="binary-class"):
     return main([path, "--task", task, "--resamples", "50", *words])
 
 
-def test_json_carries_what_the_screen_shows(write, arrays, tmp_path, capsys):
+def test_json_has_all_that_the_screen_shows(write, arrays, tmp_path, capsys):
     out = tmp_path / "deep" / "scores.json"
     assert run(write(**arrays), "--json", str(out), "--extra") == 0
     found = json.loads(out.read_text())
@@ -175,7 +175,7 @@ def trust_file(write, task):
 
 
 @pytest.mark.parametrize(("task", "columns"), [("multi-class", 1), ("multi-label, binary-class", 2)])
-def test_trust_tells_risk_sets_and_gaps(write, tmp_path, capsys, task, columns):
+def test_trust_reports_risk_sets_and_gaps(write, tmp_path, capsys, task, columns):
     out = tmp_path / "trust.json"
     assert run(trust_file(write, task), "--trust", "--coverage", "0.8", "--json", str(out), task=task) == 0
     trust = json.loads(out.read_text())["trust"]

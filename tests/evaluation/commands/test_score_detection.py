@@ -25,7 +25,7 @@ def score(tmp_path):
     return run
 
 
-def test_json_carries_what_the_screen_shows(score, stored, tmp_path, capsys):
+def test_json_has_all_that_the_screen_shows(score, stored, tmp_path, capsys):
     stored["gt"]["categories"].append({"id": 2, "name": "platelet"})
     assert score(stored, "--json", str(tmp_path / "out.json")) == 0
     results = json.loads((tmp_path / "out.json").read_text())

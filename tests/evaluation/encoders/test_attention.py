@@ -107,7 +107,7 @@ def test_registers_of_timm_are_no_patches(tmp_path, images):
     assert found.shape == (2, 4, 4) and (found.sum((1, 2)) < 1).all()
 
 
-def test_transformers_models_tell_theirs(tiny_model, images):
+def test_transformers_models_give_their_attention(tiny_model, images):
     found = class_attention(load_encoder(str(tiny_model)), images)
     assert found.shape == (2, 4, 4) and (found > 0).all() and (found.sum((1, 2)) < 1).all()
 

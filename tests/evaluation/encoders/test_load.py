@@ -155,7 +155,7 @@ TIMM = {
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_timm_models_answer_as_timm_says(tmp_path, images, name):
+def test_timm_models_give_timms_own_features(tmp_path, images, name):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=0, **TIMM[name]).eval()
@@ -222,7 +222,7 @@ def test_weights_that_are_lacking_are_refused(tmp_path):
         load_encoder(str(tmp_path))
 
 
-def test_damaged_weights_and_those_of_another_size_are_told_in_a_line(tmp_path):
+def test_damaged_weights_and_those_of_another_size_are_reported_in_a_line(tmp_path):
     save_family(tmp_path, "vit")
     weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
     config.write_text(config.read_text().replace('"hidden_size": 32', '"hidden_size": 48'))

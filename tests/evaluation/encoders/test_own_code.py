@@ -91,7 +91,7 @@ def test_changed_code_needs_to_be_read_again(slices, tmp_path):
         load_encoder(str(folder), trust_remote_code=before)
 
 
-def test_a_model_of_its_own_code(tmp_path):
+def test_a_model_with_its_own_code(tmp_path):
     folder = tmp_path / "own"
     folder.mkdir()
     auto_map = {"AutoConfig": "own_model.OwnConfig", "AutoModel": "own_model.OwnModel"}
@@ -133,7 +133,7 @@ def test_a_repository_is_opened_at_the_commit_and_at_nothing_else(monkeypatch):
     assert asked[2] == {"trust_remote_code": True, "revision": "a" * 40, "code_revision": "a" * 40}
 
 
-def test_commands_take_the_revision_and_records_tell_it(slices, class_folder, tmp_path):
+def test_commands_take_the_revision_and_records_state_it(slices, class_folder, tmp_path):
     words = ["--model", str(slices), "--tasks", str(class_folder), "--method", "knn", "--features", "card"]
     with pytest.raises(UserError, match="--trust-remote-code"):
         main([*words, "--out", str(tmp_path / "out"), "--no-figures", "--resamples", "5"])

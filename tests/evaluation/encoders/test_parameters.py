@@ -69,7 +69,7 @@ ELSEWHERE = ("dinov3-", "uni", "virchow", "xrv-", "biomedgpt", "curia-2")  # tes
 
 
 @pytest.mark.parametrize("name", [name for name in LINEUP if not name.startswith(ELSEWHERE)])
-def test_the_line_up_tells_its_networks_parameters_to_one_percent(name):
+def test_the_line_up_states_its_networks_parameters_to_one_percent(name):
     transformers.AutoModel  # noqa: B018  (loads the Auto classes before a model's own module)
     assert millions(network(name)) == pytest.approx(LINEUP[name].parameters, rel=0.01)
 

@@ -131,7 +131,7 @@ def test_files_of_another_kind_are_refused_and_nothing_in_them_runs(weights, tmp
     assert "run" not in capsys.readouterr().out
 
 
-def test_records_tell_licence_and_prompt(weights, tmp_path, make_class_folder):
+def test_records_state_licence_and_prompt(weights, tmp_path, make_class_folder):
     folder = save_folder(tmp_path / "biomedgpt", weights)
     images = make_class_folder(tmp_path / "task", 2, {"train": 6, "val": 2, "test": 4})
     words = ["--model", str(folder), "--tasks", str(images), "--out", str(tmp_path / "out"), "--no-figures"]
@@ -144,7 +144,7 @@ def test_records_tell_licence_and_prompt(weights, tmp_path, make_class_folder):
     assert f"{left_out} tensors of the text and the decoder are left out" in notes
 
 
-def test_the_released_base_model_has_the_size_that_its_line_tells():
+def test_the_released_base_model_has_the_size_in_the_line_up():
     """ResNet-101's first three stages, six blocks of width 768: BiomedGPT's base configuration."""
     from evaluation.encoders.lineup import LINEUP
 

@@ -160,7 +160,7 @@ def test_parameters_of_dinov3_are_those_of_its_configurations():
         assert millions == pytest.approx(LINEUP[f"dinov3-{name}"].parameters, rel=0.01)
 
 
-def test_the_list_tells_all_of_every_encoder():
+def test_the_list_describes_every_encoder():
     rows = list_encoders()
     assert {row["name"] for row in rows} == set(LINEUP)
     asked_for = {"dinov3-s", "dinov3-7b", "uni", "uni2-h", "virchow2", "curia", "medsiglip", "medimageinsight",

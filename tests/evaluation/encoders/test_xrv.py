@@ -93,7 +93,7 @@ def test_nothing_else_is_unpickled(weights, tmp_path, monkeypatch, zipped):
     assert not (tmp_path / "run-by-a-pickle").exists()
 
 
-def test_what_is_not_there_is_named(weights, monkeypatch):
+def test_what_is_missing_is_named(weights, monkeypatch):
     with pytest.raises(UserError, match=r"torchxrayvision has densenet121-res224-all, resnet50-res512-all$"):
         load_encoder("xrv:all")
     torch.save({"features.0.weight": torch.ones(1)}, weights)

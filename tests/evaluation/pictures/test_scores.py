@@ -137,7 +137,7 @@ def test_pictures_of_earlier_names_go(tmp_path):
     assert stems == {"pca_a_t", *(f"{kind}_t_{name}" for kind in ("roc", "confusion") for name in names)}
 
 
-def test_pictures_of_some_models_say_of_how_many(tmp_path):
+def test_pictures_of_some_models_state_how_many_there_are(tmp_path):
     draw_all(tmp_path, [write_scored(tmp_path, f"model{number}", "t", 0.9) for number in range(9)])
     for kind, shown in (("roc", 8), ("confusion", 4)):
         said = (tmp_path / "figures" / f"{kind}_t_linear_fast.txt").read_text()

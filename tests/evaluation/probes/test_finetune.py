@@ -33,7 +33,7 @@ METHODS = {"finetune": FineTune(), "lora": LoRA(), "bitfit": BitFit()}
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 5), st.integers(2, 4), st.integers(0, 2**31))
-def test_draws_hold_whole_subjects_and_as_many_as_asked(shots, classes, seed):
+def test_draws_have_whole_subjects_and_the_given_number(shots, classes, seed):
     rng = np.random.default_rng(seed)
     owner = rng.integers(0, 40, 150)
     class_of = rng.integers(0, classes, 40)
@@ -233,7 +233,7 @@ def test_mixed_precision_reaches_the_encoder_and_not_the_scores(tiny_model, clas
     assert scores.test.dtype == np.float32 and len(np.unique(scores.test[:, 0])) == len(scores.test)
 
 
-def test_divergence_is_told(tiny_model, class_folder):
+def test_divergence_is_reported(tiny_model, class_folder):
     task = open_task(str(class_folder), class_folder)
     with pytest.raises(UserError, match="rate"):
         probe_finetune(load_encoder(str(tiny_model)), task, Plan("finetune", FineTune(), 2, float("inf"), 8, 0))

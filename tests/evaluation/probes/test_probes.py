@@ -139,7 +139,7 @@ def test_tiny_training_sets_are_possible():
 
 @pytest.mark.parametrize("probe", [probe_fast, probe_knn])
 @pytest.mark.parametrize("kind", ["multi-class", MULTI])
-def test_features_that_hardly_vary_are_told_apart(probe, kind):
+def test_features_that_hardly_vary_are_separated(probe, kind):
     """The class tokens of an untrained model differ by only 1e-5."""
     features, labels = blobs(kind, counts=(600, 200, 200))
     shift = np.random.default_rng(9).normal(size=12)

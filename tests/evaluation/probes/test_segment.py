@@ -97,7 +97,7 @@ def test_the_rate_rises_and_falls_over_however_few_steps(steps):
     assert 0 < max(rates) <= 1e-3 * (1 + 1e-6) and min(rates) >= 0
 
 
-def test_divergence_of_masks_is_told(trial):
+def test_divergence_of_masks_is_reported(trial):
     probe = segment.FineTuneMasks(epochs=2, rate=1e30)
     with pytest.raises(UserError, match="lower --rate"):
         probe.run(trial(probe))

@@ -92,7 +92,7 @@ def test_patches_are_drawn_in_the_colours_of_their_components(workplace):
     assert len(list(outcome.folder.glob("figures/pca_*.png"))) == 3
 
 
-def test_needs_are_told_before_anything_runs(miniatures, capsys):
+def test_needs_are_listed_before_anything_runs(miniatures, capsys):
     options = miniatures.options("radiology-table3", out=None, dry_run=True, model=[])
     assert reproduce(options) == []
     screen = capsys.readouterr().out
@@ -102,7 +102,7 @@ def test_needs_are_told_before_anything_runs(miniatures, capsys):
     assert "missing   BioVFM" in (screen := capsys.readouterr().out) and "on one H100" in screen
 
 
-def test_what_is_not_there_is_told_with_the_reason(miniatures, monkeypatch, tmp_path):
+def test_missing_parts_are_listed_with_the_reason(miniatures, monkeypatch, tmp_path):
     monkeypatch.setattr("evaluation.reproduce.scores.enough_resamples", lambda tests, resamples: resamples)
     models = [f"sam-l={miniatures.models['sam-l']}", f"dinov2-l-1024={tmp_path}/nowhere"]
     outcome, screen = miniatures.make("radiology-table8", model=models, out=tmp_path / "out")
@@ -114,7 +114,7 @@ def test_what_is_not_there_is_told_with_the_reason(miniatures, monkeypatch, tmp_
         miniatures.make("radiology-table8", data=tmp_path, out=tmp_path / "none")
 
 
-def test_seeds_are_averaged_and_a_record_that_fails_is_told(workplace, tmp_path, monkeypatch):
+def test_seeds_are_averaged_and_a_failed_record_is_reported(workplace, tmp_path, monkeypatch):
     outcome, _ = workplace.make("radiology-table8", seed=[0, 1], out=tmp_path)
     assert not outcome.failed and len(list((tmp_path / "records").glob("*.json"))) == 8
     monkeypatch.setattr("evaluation.probes.suite.check_validation", _refuse)
@@ -139,7 +139,7 @@ def _refuse(trial):
         (["all"], "--out: is missing"),
     ],
 )
-def test_wrong_words_end_with_status_2(words, reason, capsys):
+def test_wrong_arguments_end_with_status_2(words, reason, capsys):
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2 and reason in " ".join(capsys.readouterr().err.split())
@@ -150,7 +150,7 @@ def test_a_setting_of_no_method_is_refused(miniatures):
         reproduce(miniatures.options("radiology-table3", setting=["steps=3"]))
 
 
-def test_items_are_listed_with_what_they_take(capsys):
+def test_items_are_listed_with_their_needs(capsys):
     assert main(["--list", "--json"]) == 0
     rows = {row["item"]: row for row in json.loads(capsys.readouterr().out)}
     assert list(rows) == recipe_names() and rows["radiology-table9"]["models"] == ["dinov2-g"]

@@ -16,7 +16,7 @@ from evaluation.tasks import read_records
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_names_what_there_is(name):
+def test_every_recipe_names_existing_encoders_tasks_and_methods(name):
     recipe = find_recipe(name)
     assert recipe.kind in KINDS and recipe.title and recipe.differs
     assert set(recipe.pictures) <= set(PICTURES) and set(recipe.against) <= set(recipe.rows)

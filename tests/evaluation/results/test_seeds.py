@@ -47,7 +47,7 @@ def test_single_seeds_and_other_settings_stay_apart(tmp_path):
     assert over_seeds(tmp_path, changed) == changed
 
 
-def test_command_runs_several_seeds_and_tells_their_spread(tmp_path, tiny_model, second_model, class_folder):
+def test_command_runs_several_seeds_and_states_their_spread(tmp_path, tiny_model, second_model, class_folder):
     words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(class_folder)]
     words += ["--out", str(tmp_path), "--resamples", "40", "--seed", "0,1,2"]
     main([*words, "--protocol", "biovfm", "--epochs", "3"])

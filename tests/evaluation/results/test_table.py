@@ -27,7 +27,7 @@ def results(tasks=("t",), method="linear", protocol="fast", values=(0.8,), setti
     ("method", "protocol", "beside"),
     [("linear", "biovfm", True), ("linear", "fast", False), ("knn", "biovfm", False), ("fewshot-16", "biovfm", False)],
 )
-def test_published_rows_stand_beside_what_they_are_of(method, protocol, beside):
+def test_published_rows_stand_beside_rows_of_the_same_tasks(method, protocol, beside):
     records = results(GROUPS["medmnist"], method, protocol)
     for text in (markdown(records, []), latex(records), long_csv(records, records)):
         assert ("RAD-DINO (published)" in text) == beside
@@ -36,7 +36,7 @@ def test_published_rows_stand_beside_what_they_are_of(method, protocol, beside):
 
 @pytest.mark.parametrize(("protocol", "beside"), [("biovfm", True), ("fast", False)])
 @pytest.mark.parametrize("write", [lambda records: markdown(records, []), latex])
-def test_below_published_rows_it_says_what_our_protocol_does_otherwise(write, protocol, beside):
+def test_a_note_below_published_rows_states_how_our_protocol_differs(write, protocol, beside):
     text = write(results(GROUPS["medmnist"], "linear", protocol))
     assert ("leaves stochastic depth on" in text) == beside
     assert ("AUC 92.00 by ours and 88.89 by theirs, over 15 seeds" in text) == beside

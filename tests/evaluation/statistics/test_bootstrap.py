@@ -281,7 +281,7 @@ def test_a_class_of_one_subject_gives_no_interval_and_of_two_does():
         assert (found["auc"]["low"] is not None) == known
 
 
-def test_the_authors_intervals_stay_theirs_with_one_case_in_a_class():
+def test_the_authors_protocol_keeps_its_intervals_with_one_case_in_a_class():
     labels = np.r_[1, np.zeros(20, int)]
     found = intervals(BINARY, labels, np.random.default_rng(1).random(21), np.full(1, 0.5))
     assert found["recall_macro"]["low"] is not None and found["auc"]["low"] is not None

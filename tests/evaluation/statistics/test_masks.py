@@ -118,7 +118,7 @@ def test_means_of_surfaces_leave_out_what_is_not_finite_case_by_case():
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["dice", "radiology"]))
-def test_a_weighting_counts_cases_as_often_as_it_says(seed, name):
+def test_a_weighting_counts_each_case_as_often_as_its_weight(seed, name):
     rng = np.random.default_rng(seed)
     counts = counts_of(*drawn_masks(seed), 3)
     weights = rng.integers(0, 3, 12)

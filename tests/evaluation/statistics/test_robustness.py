@@ -44,7 +44,7 @@ def test_a_corruption_that_helped_the_baseline_is_named():
     assert "under b" in found["notes"][0] and "0.250" in found["notes"][0]
 
 
-def test_without_a_baseline_there_are_errors_alone():
+def test_without_a_baseline_there_are_only_errors():
     labels = np.arange(20) % 2
     found = robustness(split(labels, []), {"a": [split(labels, [0])]}, None, Resampling("fast", 20))
     assert "be" not in found and "be" not in found["corruptions"]["a"]

@@ -225,5 +225,5 @@ def test_draws_from_one_small_split_are_not_taken_for_independent():
     assert alone > 0.3 and 0.02 < counted < 0.08
 
 
-def test_no_spread_at_all_gives_a_plain_answer():
+def test_values_without_any_spread_have_an_exact_result():
     assert compare.seed_spread(np.zeros((3, 9))).p() == 1 and compare.seed_spread(np.ones((3, 9))).p() == 0

@@ -13,7 +13,7 @@ from evaluation.tasks.images import file_digest, to_rgb
 from evaluation.tasks.splitting import systematic_split
 
 
-def test_every_record_says_what_it_is():
+def test_every_record_describes_its_task():
     records = read_records()
     assert set(GROUPS["medmnist"]) | set(GROUPS["medmnist3d"]) <= set(records)
     for name, record in records.items():
@@ -75,7 +75,7 @@ def test_csv_with_several_labels(tmp_path):
     assert task.splits["test"].subjects.tolist() == ["s8", "s9"]
 
 
-def test_csv_with_several_labels_tells_their_absence(tmp_path):
+def test_csv_with_several_labels_can_state_their_absence(tmp_path):
     rows = ["a.png,x|y,train", "b.png,|,train", "c.png,x,val", "d.png,y,test"]
     task = open_task(str(write_csv(tmp_path, rows, "image,label,split")), tmp_path)
     assert task.splits["train"].labels.tolist() == [[1, 1], [0, 0]]

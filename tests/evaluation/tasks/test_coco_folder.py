@@ -51,7 +51,7 @@ def test_other_places_of_files(box_folder, tmp_path, annotations, images):
         np.testing.assert_array_equal(given.splits[name].images[1], moved.splits[name].images[1])
 
 
-def test_missing_splits_are_made_and_told(box_folder, tmp_path):
+def test_missing_splits_are_made_and_reported(box_folder, tmp_path):
     shutil.copytree(box_folder / "train", tmp_path / "one")
     task = open_task(str(tmp_path / "one"), tmp_path)
     assert sum(len(split.images) for split in task.splits.values()) == 12 and "no splits" in task.notes[0]

@@ -67,7 +67,7 @@ def test_a_missing_file_names_where_it_was_looked_for(tmp_path, scans):
         open_task(path, tmp_path, listing=Listing(images_root=scans))
 
 
-def test_hugging_faces_words(tmp_path, scans):
+def test_hugging_faces_column_and_split_names(tmp_path, scans):
     parts = ["Train"] * 12 + ["validation"] * 6 + ["TEST"] * 6
     rows = [
         f"images/{name},{i % 2},{part},{name[:3]}" for i, (name, part) in enumerate(zip(names(), parts, strict=True))
@@ -189,7 +189,7 @@ def test_a_positive_class_that_is_none_is_refused(tmp_path, scans):
         open_task(path, tmp_path, listing=Listing(positive="diseas"))
 
 
-def test_grades_are_told_as_ordinal_and_measurements_refused(tmp_path, scans):
+def test_grades_are_recorded_as_ordinal_and_measurements_refused(tmp_path, scans):
     rows = [f"images/{name},{i % 4},{name[:3]}" for i, name in enumerate(names())]
     path = write(tmp_path / "l.csv", "image,label,subject", rows)
     assert open_task(path, tmp_path, listing=Listing(target="ordinal")).record.kind == "ordinal-regression"
@@ -235,6 +235,6 @@ def test_unreadable_images_are_left_out_on_request(tmp_path, scans):
         (Listing(image_column="scan", label_column=("a", "b")), "line 2: a is 'x'; of several"),
     ],
 )
-def test_columns_that_are_not_there_are_named(tmp_path, listing, words):
+def test_missing_columns_are_named(tmp_path, listing, words):
     with pytest.raises(UserError, match=words):
         open_task(write(tmp_path / "l.csv", "scan,a,b", ["1.png,x,1"]), tmp_path, listing=listing)

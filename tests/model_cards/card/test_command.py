@@ -88,7 +88,7 @@ def test_an_edited_score_is_not_pushed(full_card, model_dir):
         push.push(push.PushOptions(model_dir, "you/tiny"))
 
 
-def test_changed_tables_are_noticed_and_own_words_are_not(full_card, model_dir):
+def test_changed_tables_are_noticed_and_added_text_is_not(full_card, model_dir):
     row = "| breastmnist | linear | fast | 1,001 / 200 | 0.810 [0.780, 0.840] |"
     assert row in full_card and not card_numbers.changed_tables(full_card, model_dir)
     for wrong in (

@@ -36,7 +36,7 @@ def compared(**words):
     return {**common, "p_holm": 0.02, **words}
 
 
-def test_losses_are_students_less_teachers_whoever_stands_first(student, teacher, make, tmp_path, monkeypatch):
+def test_losses_are_student_minus_teacher_in_either_order(student, teacher, make, tmp_path, monkeypatch):
     widths = []
 
     def timed(passes):
@@ -66,7 +66,7 @@ def test_losses_are_students_less_teachers_whoever_stands_first(student, teacher
         card(CardOptions(student, **words | {"teacher": f"largest={teacher}"}))
 
 
-def test_what_was_not_measured_is_said(student, saved_model, tmp_path):
+def test_what_was_not_measured_is_stated(student, saved_model, tmp_path):
     text = card(CardOptions(student)).path.read_text()
     assert "Distilled from large. What it lost on tasks is not recorded here" in text
     assert "Its speed beside the teacher's was not measured." in text

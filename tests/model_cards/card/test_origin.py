@@ -66,7 +66,7 @@ def test_the_licence_of_the_weights_it_goes_on_from_is_the_models_own(model_dir)
 
 
 @pytest.mark.parametrize("start", ["runs/of/mine", "/data/secret/run", "./run", "run"])
-def test_a_base_in_a_folder_is_told_without_its_path(model_dir, start):
+def test_a_base_in_a_folder_is_named_without_its_path(model_dir, start):
     continued_from(model_dir, start)
     made = card(CardOptions(model_dir))
     text = made.path.read_text()
@@ -92,7 +92,7 @@ def test_a_model_of_random_weights_says_so(model_dir, run_dir):
     assert "Training began with random weights." in written(model_dir, run=run_dir)
 
 
-def test_an_unknown_licence_is_said_and_never_assumed(model_dir, dataset_dir):
+def test_an_unknown_licence_is_stated_and_never_assumed(model_dir, dataset_dir):
     text = written(model_dir, dataset=dataset_dir)
     assert ModelCard(text).data.license == "unknown" and "the licence of the source us-c is not known" in text
     assert ModelCard(written(model_dir)).data.license == "unknown"

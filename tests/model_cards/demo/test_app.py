@@ -216,7 +216,7 @@ def test_code_of_a_repository_is_not_run(saved_model, tmp_path):
 
 
 @pytest.mark.usefixtures("hub_without_address")
-def test_a_wrong_model_is_told_at_once(tmp_path, monkeypatch):
+def test_a_wrong_model_is_reported_at_once(tmp_path, monkeypatch):
     """Without a wait for a network that is not there, and before gradio is asked for."""
     import time
 

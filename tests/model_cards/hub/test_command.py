@@ -231,7 +231,7 @@ def test_no_token_in_any_log_whatever_happens(hub, client, small_model, tmp_path
         assert token not in logs and token.encode() not in held + kept
 
 
-def test_other_content_stops_and_is_deleted_or_kept_only_when_told(hub, pushed, small_model):
+def test_other_content_stops_and_is_deleted_or_kept_only_by_an_option(hub, pushed, small_model):
     pushed(small_model, "owner/m")
     (small_model / "figures" / "a b [1].txt").unlink()
     with pytest.raises(UserError) as stopped:
@@ -342,7 +342,7 @@ def test_branches_and_tags_that_git_refuses_are_refused(option, name):
 
 
 @pytest.mark.parametrize(("name", "reason"), [("just-a-name", "no owner"), ("owner/bad name", "write OWNER/NAME")])
-def test_wrong_names_are_wrong_words(capsys, name, reason):
+def test_wrong_names_are_wrong_arguments(capsys, name, reason):
     with pytest.raises(SystemExit) as ended:
         push.main(["folder", name])
     assert ended.value.code == 2 and reason in capsys.readouterr().err
@@ -353,7 +353,7 @@ def test_usual_branches_and_tags_are_taken(name):
     hub_names.check_ref("--tag", name)
 
 
-def test_a_licence_that_the_hub_does_not_know_is_told_before_anything_is_sent(hub, pushed, small_model):
+def test_a_licence_that_the_hub_does_not_know_is_reported_before_anything_is_sent(hub, pushed, small_model):
     text = (small_model / "README.md").read_text().replace("apache-2.0", "my-own")
     (small_model / "README.md").write_text(text)
     with pytest.raises(UserError, match=r"does not accept its YAML block .*license.*must be one of"):
@@ -361,7 +361,7 @@ def test_a_licence_that_the_hub_does_not_know_is_told_before_anything_is_sent(hu
     assert not hub.repos and (small_model / "README.md").read_text() == text
 
 
-def test_a_tag_of_another_commit_is_told_before_anything_is_sent(hub, pushed, small_model):
+def test_a_tag_of_another_commit_is_reported_before_anything_is_sent(hub, pushed, small_model):
     pushed(small_model, "owner/m", "--tag", "v1")
     (small_model / "config.json").write_text("{}")
     commits = len(hub.repos["model", "owner/m"].commits)
@@ -381,7 +381,7 @@ def test_a_push_that_fails_leaves_the_card_as_it_was(hub, pushed, small_model):
     assert (small_model / "README.md").read_bytes() == files_of(hub)["README.md"] != before
 
 
-def test_wrong_folders_are_told_what_they_are(make, tmp_path):
+def test_wrong_folders_are_refused_by_kind(make, tmp_path):
     run = make.run(tmp_path / "run", steps=2)
     results = make.results(tmp_path / "results", make.rows("m", ["t"]))
     (run / "model").mkdir()
@@ -438,7 +438,7 @@ def private_model(small_model):
 
 
 @pytest.mark.parametrize("words", [[], ["--public"]])
-def test_private_sources_are_not_sent_unasked(hub, pushed, private_model, words):
+def test_private_sources_are_not_sent_without_a_question(hub, pushed, private_model, words):
     with pytest.raises(UserError, match=r"sources: clinic; tasks: wards.*--private-sources-ok"):
         pushed(private_model, "owner/m", *words)
     assert not hub.requests

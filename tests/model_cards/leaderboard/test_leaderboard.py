@@ -54,7 +54,7 @@ def test_ranks_are_those_that_tests_leave_possible(results, tmp_path):
     assert (tmp_path / "board" / "leaderboard.csv").read_text().count("\n") == 7
 
 
-def test_without_tests_ranks_are_told_to_be_untested(results, tmp_path):
+def test_without_tests_ranks_are_marked_untested(results, tmp_path):
     (results / "comparisons.json").unlink()
     (board,) = leaderboard(LeaderboardOptions(results=[str(results)], out=tmp_path / "board"))
     assert all(cell.first is None for cell in board.cells.values())

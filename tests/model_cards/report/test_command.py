@@ -324,7 +324,7 @@ def test_rows_left_out_are_counted_in_each_table(make, tmp_path, monkeypatch):
     assert evaluation.evaluation_section(material)["comparisons_left_out"] == 0
 
 
-def test_short_names_tell_models_apart():
+def test_short_names_distinguish_models():
     assert evaluation.shortened(["out/dino/model", "out/mae/model"]) == ["dino", "mae"]
     assert evaluation.shortened(["timm/vit", "run/model"]) == ["vit", "run"]
     assert evaluation.shortened(["x", "x/y"]) == ["x", "y"]

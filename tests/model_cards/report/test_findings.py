@@ -130,7 +130,7 @@ def test_next_steps_for_one_model_for_none_compared_and_for_one_seed():
     assert not any("one seed" in step for step in findings(ROW, seeds=(0, 1))["next_steps"])
 
 
-def test_the_picture_tells_all_it_draws_in_words():
+def test_the_picture_has_a_description_of_all_that_it_draws():
     picture = str(findings(ROW, replace(ROW, task="<b>", p_holm=0.5))["picture"])
     assert picture.count("<circle") == 2 and "not told apart" in picture and "<b>" not in picture
 
@@ -150,5 +150,5 @@ def test_the_picture_takes_the_worse_from_the_better():
         ("my_own_plot", "my own plot"),
     ],
 )
-def test_captions_are_words(stem, caption):
+def test_captions_are_text(stem, caption):
     assert caption_of(stem) == caption

@@ -59,7 +59,7 @@ def small(name: str, teacher: str) -> TrainConfig:
 
 
 @pytest.mark.parametrize("name", [*objectives.names(), "simmim"])
-def test_an_entry_says_everything_that_the_rest_asks(name: str, teacher: str) -> None:
+def test_an_entry_has_everything_that_other_code_reads(name: str, teacher: str) -> None:
     """Walked by name, and the next test sees that no objective is left out."""
     kind, method = objectives.config_of(name), objectives.method_of(name)
     assert issubclass(kind, TrainConfig) and isinstance(method, Method)
@@ -100,7 +100,7 @@ def test_every_folder_is_walked_and_holds_the_same_files() -> None:
         assert f"{name}_smoke" in shipped_configs(name)
 
 
-def test_an_unknown_objective_is_told_with_the_nearest() -> None:
+def test_an_unknown_objective_is_reported_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match="there is no objective 'dyno'; did you mean dino"):
         config_from_tree({"method": "dyno"})
     with pytest.raises(UserError, match=f"one of {', '.join(objectives.names())}"):

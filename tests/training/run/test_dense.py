@@ -34,7 +34,7 @@ def test_reference_values(file: Path) -> None:
     assert anchored == pytest.approx(values["gram_mse_native_vs_native_masked_per_image"], **close)
 
 
-def test_signs_tell_places_from_mush() -> None:
+def test_measures_distinguish_localised_tokens_from_smoothed_ones() -> None:
     generator = torch.Generator().manual_seed(0)
     rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing="ij")
     places = torch.stack([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=-1).reshape(1, 36, 4)
@@ -62,7 +62,7 @@ def test_the_alarm_hears_the_segmentation_probe_first() -> None:
     assert message and "its Dice was 0.600, now it is 0.500" in message and "dino_v3_gram.yaml" in message
 
 
-def test_a_run_logs_them_where_it_is_asked_to(image_folder: Path, tmp_path: Path) -> None:
+def test_a_run_logs_them_if_the_setting_says_so(image_folder: Path, tmp_path: Path) -> None:
     words = ["steps=2", "watch.every=1", "watch.images=4", *SMALL_DINO]
     for out, more in (("with", ["watch.dense=true"]), ("without", [])):
         pretrain("dino_smoke", data=image_folder, out=tmp_path / out, overrides=[*words, *more])

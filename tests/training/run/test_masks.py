@@ -43,7 +43,7 @@ def test_folders_with_and_without_splits(tmp_path: Path) -> None:
     assert masked.classes == 3 and len(masked.train[0]) == len(masked.test[0]) == 3
 
 
-def test_folders_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_folders_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"watch\.masks .*nowhere: no images; it needs images/NAME and masks/NAME"):
         load_masks(tmp_path / "nowhere", 32, 8, 10)
     folder = write_task(tmp_path / "one", 3)
@@ -67,7 +67,7 @@ def tokens_of(masks: torch.Tensor, noise: float, seed: int) -> torch.Tensor:
     return features + noise * torch.randn(features.shape, generator=generator.manual_seed(seed))
 
 
-def test_the_dice_of_tokens_that_tell_and_of_noise() -> None:
+def test_the_dice_of_informative_tokens_and_of_noise() -> None:
     generator = torch.Generator().manual_seed(1)
     blocks = (torch.rand(40, 6, 6, generator=generator) * 1.4).long() + (
         torch.rand(40, 6, 6, generator=generator) > 0.9

@@ -94,7 +94,7 @@ def test_a_damaged_shard_costs_its_checkpoint(tmp_path: Path, caplog: pytest.Log
 
 
 @pytest.mark.usefixtures("one_process")
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, optimizer = sharded()
     advance(module, optimizer, 1, seed=1)
     save_checkpoint(tmp_path / "c", module, optimizer, {"step": 1}, 3, write=True)

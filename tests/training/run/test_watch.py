@@ -101,7 +101,7 @@ def records(**values: float) -> list[dict]:
         ({"rankme": 1.2}, "RankMe is 1.2"),
     ],
 )
-def test_each_collapse_is_told_in_words(values: dict, words: str) -> None:
+def test_each_collapse_has_a_warning(values: dict, words: str) -> None:
     message = told(records(**values), settled=50)
     assert message is not None and words in message
 

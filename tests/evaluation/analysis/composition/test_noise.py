@@ -21,7 +21,7 @@ def test_anova_is_scipys():
     assert found["seed_sd"] == pytest.approx(np.mean(scores.reshape(4, 4).var(axis=1, ddof=1)) ** 0.5)
 
 
-def test_without_repeated_runs_nothing_is_told():
+def test_without_repeated_runs_there_is_no_test():
     shares, scores = runs(0.03, 1)
     assert "three seeds" in mixtures_differ(shares, scores)["reason"]
     assert "three seeds" in lack_of_fit(shares, scores, scores, 2)["reason"]

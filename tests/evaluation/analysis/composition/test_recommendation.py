@@ -32,14 +32,14 @@ def test_a_quadratic_optimum_is_found_with_an_interval_that_holds_it():
     assert not report["at_limit"]
 
 
-def test_limits_bind_and_are_told():
+def test_limits_bind_and_are_reported():
     report = recommend(made(limits=(0.35, 1, 1)), resamples=30).report
     assert report["shares"]["g0"]["value"] == pytest.approx(0.35, abs=0.01) and report["at_limit"] == ["g0"]
     assert report["shares"]["g0"]["high"] <= 0.35 + 1e-6
     assert any("at its limit" in line for line in recommendation_lines(report))
 
 
-def test_where_mixtures_do_not_matter_nothing_is_told_apart():
+def test_mixtures_that_do_not_matter_do_not_differ_significantly():
     flat = [recommend(made(noise=0.01, effect=0, seed=seed), resamples=20).report for seed in range(4)]
     assert sum(report["differ"]["p"] < 0.05 for report in flat) <= 1
     assert sum(report["gain_over_uniform"]["low"] > 0.004 for report in flat) <= 1
@@ -48,7 +48,7 @@ def test_where_mixtures_do_not_matter_nothing_is_told_apart():
 
 
 @pytest.mark.parametrize("groups", [3, 4])
-def test_pictures_have_words(tmp_path, groups):
+def test_pictures_have_a_description(tmp_path, groups):
     runs = made(limits=(1,) * groups, groups=groups)
     draw_mixture(tmp_path / "mixture.png", runs, recommend(runs, 20), "task")
     words = (tmp_path / "mixture.txt").read_text()

@@ -89,7 +89,7 @@ def test_a_plan_bounds_shares_and_holds_every_run(plan_file):
     assert len({tuple(mixture.shares.round(3)) for mixture in plan.mixtures}) == len(names) - 2
 
 
-def test_every_command_is_one_that_pretraining_takes(plan_file, data, tmp_path):
+def test_pretraining_accepts_every_command(plan_file, data, tmp_path):
     plan = read_plan(plan_file())
     run = plan.as_study(plan.mixtures).runs[2]
     command = run.command(tmp_path / "run", [])
@@ -121,7 +121,7 @@ def test_designs_of_draws_and_lists(plan_file, tmp_path):
      ("steps: 4", "step: 4", "step"), ("steps: 4", "epochs: 4", "give steps and not epochs"),
      ("held_out: 3", "held_out: 1", "held_out must be"), ("config: mae_smoke", "", "lacks config")],
 )  # fmt: skip
-def test_what_is_wrong_is_told_before_anything_is_trained(plan_file, fake_training, old, new, message):
+def test_mistakes_are_reported_before_anything_is_trained(plan_file, fake_training, old, new, message):
     assert old in MIXTURE
     with pytest.raises(UserError, match=message):
         read_plan(plan_file(MIXTURE.replace(old, new)))

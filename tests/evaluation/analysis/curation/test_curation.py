@@ -49,7 +49,7 @@ def files(tmp_path, pool):
     return tmp_path
 
 
-def test_a_balanced_sample_thins_what_there_is_much_of(pool):
+def test_a_balanced_sample_thins_out_frequent_kinds(pool):
     modality, features = pool
     tree = build_tree(features, [30, 3], [6, 3], resamplings=3)
     rows = sample(tree, 60)
@@ -62,7 +62,7 @@ def test_a_balanced_sample_thins_what_there_is_much_of(pool):
         sample(tree, 381)
 
 
-def test_shares_are_exact_and_at_most_what_there_is():
+def test_shares_are_exact_and_within_the_sizes():
     rng = np.random.default_rng(0)
     for _ in range(50):
         sizes = rng.integers(0, 40, 7)
@@ -98,7 +98,7 @@ def test_default_clusters_fall_by_a_twentieth():
     assert default_clusters(10) == [2]
 
 
-def test_curate_writes_a_selection_and_tells_what_was_thinned(files, capsys):
+def test_curate_writes_a_selection_and_reports_what_was_thinned(files, capsys):
     words = [str(files / "pool.parquet"), "--keep", "60", "--out", str(files / "o"), "--clusters", "30,3"]
     assert main([*words, "--dataset", str(files / "data"), "--resamplings", "2"]) == 0
     chosen = (files / "o" / "selection.txt").read_text().splitlines()
@@ -115,7 +115,7 @@ def test_curate_writes_a_selection_and_tells_what_was_thinned(files, capsys):
     assert (files / "p" / "selection.txt").read_text().splitlines() == chosen
 
 
-def test_curate_finds_images_like_ones_own_and_refuses_what_does_not_fit(files, pool):
+def test_curate_finds_images_similar_to_ones_own_and_refuses_features_of_another_model(files, pool):
     write_features(files / "mine.parquet", Features(["a", "b"], pool[1][360:362], {"model": "m"}))
     options = {"features": files / "pool.parquet", "out": files / "o", "like": files / "mine.parquet"}
     assert curate(CurateOptions(keep=8, **options))["kept"] == 8

@@ -56,7 +56,7 @@ def test_dimensions_do_not_change_with_rotation_scale_and_place(measure, seed, s
 
 @settings(max_examples=25, deadline=None)
 @given(seed=CASES["seed"], width=st.integers(1, 8), rank=st.integers(1, 8))
-def test_ranks_lie_between_1_and_the_dimensions_that_there_are(seed, width, rank):
+def test_ranks_lie_between_1_and_the_number_of_dimensions(seed, width, rank):
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(40, min(rank, width))) @ rng.normal(size=(min(rank, width), width))
     for measure in (effective_rank, participation_ratio, rankme):

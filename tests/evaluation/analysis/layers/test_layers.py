@@ -38,7 +38,7 @@ def test_dimensions_of_a_plane_in_many_directions():
     assert np.isnan(two_nn(np.ones((9, 3))))
 
 
-def test_attention_that_looks_at_one_place_tells_nothing_of_the_asker():
+def test_attention_to_one_place_has_no_information_about_the_query():
     sink = np.zeros((16, 16))
     sink[:, 3] = 1
     assert attention_nmi(sink) == pytest.approx(0, abs=1e-3)
@@ -54,7 +54,7 @@ def test_smooth_grids_have_little_of_high_frequencies_and_equal_tokens_cosine_1(
     np.testing.assert_allclose(token_cosine(np.ones((2, 9, 4))), 1)
 
 
-def test_every_block_tells_its_attention(tiny_model):
+def test_every_block_gives_its_attention(tiny_model):
     encoder = load_encoder(str(tiny_model))
     pixels = encoder.preprocess([np.zeros((32, 32, 3), np.uint8)] * 2)
     blocks = block_attention(encoder, pixels)

@@ -128,7 +128,7 @@ def test_published_numbers_stand_only_beside_those_of_their_axis_and_tasks(
     assert ("BioVFM-D, published" in axes.get_legend_handles_labels()[1]) == bool(x)
 
 
-def test_what_is_left_out_of_the_published_is_said_where_they_are_asked_for(write, tmp_path, undrawn, capsys):
+def test_notes_name_published_numbers_that_are_left_out(write, tmp_path, undrawn, capsys):
     words = [str(write(scores(OWN, "tuv"))), "--out", str(tmp_path)]
     assert main(words) == 0
     assert "published" not in capsys.readouterr().err
@@ -174,7 +174,7 @@ PROPERTIES = ("num_samples", "num_classes", "dbi", "gzip", "entropy")
 
 @pytest.mark.usefixtures("unlimited")
 @pytest.mark.parametrize("count", [2, 9])
-def test_legends_lie_on_nothing(drawings, count):
+def test_legends_cover_no_data(drawings, count):
     names = ["BioVFM-D", "BioVFM-M", *(f"Another family {i}" for i in range(7))][:count]
     drawn = drawings(scores(SIZES, TWELVE, names), PROPERTIES)
     assert set(drawn) >= {"summary", "mean_scaling", "task_scaling", "slopes", "correlations", "predictions"}
@@ -226,7 +226,7 @@ def test_published_slopes_lie_within_the_frame(drawings):
     assert axes.get_xlim()[1] > 0.0692
 
 
-def test_every_picture_comes_in_three_formats_with_words(write, tmp_path):
+def test_every_picture_comes_in_three_formats_with_a_description(write, tmp_path):
     rng = np.random.default_rng(0)
     lines = ["family,params_millions,task,auc,low,high,subset"]
     for family in ("A", "B"):
@@ -288,7 +288,7 @@ def test_a_reference_that_lacks_tasks_is_not_drawn_among_the_means(write, tmp_pa
     assert any("CLIP" in note and "lacks 1 of 2 tasks" in note for note in found.notes)
 
 
-def test_a_hole_in_the_grid_is_said_and_left_out_of_the_mean(write, tmp_path, undrawn, capsys):
+def test_a_task_with_a_missing_size_is_noted_and_left_out_of_the_mean(write, tmp_path, undrawn, capsys):
     text = "family,params_millions,task,auc\nA,5,t,80\nA,20,t,85\nA,80,t,90\nA,5,u,10\nA,80,u,20\n"
     assert main([str(write(text)), "--out", str(tmp_path)]) == 0
     assert "A lacks u at 20" in capsys.readouterr().err

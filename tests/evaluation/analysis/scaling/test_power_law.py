@@ -92,7 +92,7 @@ def test_aicc_by_hand():
     assert np.isnan(power_law.aicc(0.04, 4, 2))
 
 
-def test_four_sizes_are_said_to_decide_nothing():
+def test_four_sizes_leave_the_form_undecided():
     y = np.array([92.5, 94.2, 94.2, 94.9])
     law, curve = power_law.fit_power_law(FOUR, y), power_law.fit_saturating(FOUR, y)
     choice = power_law.choose_form(FOUR, y, law, curve)

@@ -120,7 +120,7 @@ def test_a_task_in_several_sizes_is_measured_once(medmnist_file, tmp_path, capsy
     assert list(read_properties(tmp_path / "one.csv")["dbi"]) == ["breast"]
 
 
-def test_the_command_writes_what_scaling_reads(medmnist_file, tmp_path, capsys):
+def test_scaling_reads_the_file_that_the_command_writes(medmnist_file, tmp_path, capsys):
     medmnist_file()
     medmnist_file("other.npz", classes=2)
     assert main(["properties", "--data", str(tmp_path), "--out", str(tmp_path / "tasks.csv")]) == 0

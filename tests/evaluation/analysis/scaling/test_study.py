@@ -290,13 +290,13 @@ def test_layers_are_measured_once_and_their_slopes_fitted(plan_file, tmp_path, f
     assert (tmp_path / "out" / "layers" / "slopes.txt").read_text().startswith("DINO, linear probe")
 
 
-def test_files_that_lack_are_told_before_anything_is_trained(plan_file, tmp_path, fake_training):
+def test_missing_files_are_reported_before_anything_is_trained(plan_file, tmp_path, fake_training):
     with pytest.raises(UserError, match=r"no pneumoniamnist\*.npz"):
         main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
     assert not fake_training
 
 
-def test_a_device_that_is_not_there_is_told_before_anything_is_trained(plan_file, tmp_path, fake_training):
+def test_a_missing_device_is_reported_before_anything_is_trained(plan_file, tmp_path, fake_training):
     with pytest.raises(UserError, match="device cuda:99"):
         main(
             ["study", str(plan_file(STUDY.replace("method: knn", "device: cuda:99"))), "--out", str(tmp_path / "out")]
@@ -304,7 +304,7 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_trained(plan_file
     assert not fake_training
 
 
-def test_a_size_without_a_place_on_the_axis_is_told_after_the_first_run(
+def test_a_size_without_a_place_on_the_axis_is_reported_after_the_first_run(
     plan_file, tmp_path, fake_training, fake_probe
 ):
     with pytest.raises(UserError, match=r"DINO_narrow: axis encoder counts named sizes only.* set axis: given"):

@@ -24,7 +24,7 @@ def encoder(tiny_model):
     return encoder
 
 
-def test_what_is_dropped_is_what_the_models_own_training_mode_drops(encoder):
+def test_the_same_paths_are_dropped_as_in_the_models_training_mode(encoder):
     """BioVFM's stochastic depth is DINOv2's, parity-tested; with one seed both draw the same images."""
     model = BioVFMModel(BioVFMConfig(**{**encoder.module.config.to_dict(), "drop_path_rate": 0.3}))
     model.load_state_dict(encoder.module.state_dict())
@@ -78,7 +78,7 @@ def test_features_are_those_of_the_images_with_noise_that_a_seed_repeats(encoder
     assert not np.allclose(augmented[0], clean.numpy(), atol=1e-3)
 
 
-def test_cases_of_several_images_are_pooled_in_the_order_asked_for(encoder, task):
+def test_cases_of_several_images_are_pooled_in_the_given_order(encoder, task):
     cases = np.arange(24) // 3
     split = replace(task.splits["train"], case_of_image=cases, labels=np.arange(8) % 2)
     (features,) = NoisyFeatures(encoder, split, 0.0, 0)(0, [np.array([5, 0])])
@@ -88,7 +88,7 @@ def test_cases_of_several_images_are_pooled_in_the_order_asked_for(encoder, task
         np.testing.assert_allclose(row, mean.numpy(), atol=1e-4)
 
 
-def test_the_switch_is_a_setting_and_the_record_tells_the_rate(tmp_path, make_model, encoder, task):
+def test_the_switch_is_a_setting_and_the_record_states_the_rate(tmp_path, make_model, encoder, task):
     mae = load_encoder(str(make_model(tmp_path / "mae", layerscale_value=None)))
     plain, noisy = AuthorsLinear(epochs=2), AuthorsLinear(epochs=2, authors_drop_path=True)
     assert noisy.identity == {**plain.identity, "authors_drop_path": True}

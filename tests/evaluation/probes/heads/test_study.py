@@ -69,7 +69,7 @@ def test_heads_side_by_side_are_trained_as_torch_trains_each(kind, outputs):
 
 
 @pytest.mark.parametrize(("kind", "outputs"), [("multi-class", 3), ("binary-class", 2), (MULTI, 3)])
-def test_the_input_that_tells_is_chosen_and_the_record_has_every_try(kind, outputs):
+def test_the_informative_input_is_chosen_and_the_record_has_every_trial(kind, outputs):
     problem = drawn(kind, outputs)
     scores = probe_study(problem, PARTS, epochs=40)
     chosen = scores.chosen

@@ -86,7 +86,7 @@ def test_a_scale_of_two_doubles_a_side():
     assert int(classes.sum()) == 64 and int(classes[0, 4:12, 4:12].sum()) == 64
 
 
-def test_changes_of_colour_keep_what_they_should():
+def test_changes_of_colour_keep_shape_type_and_range():
     image = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(0))
     curved = _gamma(image, 1.5)
     assert curved.mean().item() == pytest.approx(image.mean().item(), abs=1e-5)

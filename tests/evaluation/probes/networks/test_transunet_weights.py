@@ -81,7 +81,7 @@ def test_every_tensor_of_the_encoder_has_its_array_and_all_but_the_classifier_ar
     assert torch.equal(network.segmentation_head[0].weight, head)
 
 
-def test_attention_is_what_the_file_says_head_by_head(tmp_path):
+def test_attention_has_the_files_weights_head_by_head(tmp_path):
     """By einsum on the arrays as they are stored: (D, heads, d) in, (heads, d, D) out."""
     arrays = write(tmp_path / "w.npz", published_shapes())
     network = transunet.TransUNet(3, 64)
@@ -112,7 +112,7 @@ def test_positions_of_another_number_of_cells_are_zoomed_corner_to_corner(tmp_pa
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_file_that_does_not_fit_is_refused_with_what_lacks(tmp_path):
+def test_a_file_that_does_not_fit_is_refused_and_the_missing_weights_are_named(tmp_path):
     def without(name):
         return lambda arrays: arrays.pop(name)
 

@@ -79,7 +79,7 @@ def test_updates_start_at_nothing_and_queries_keys_and_values_share_a_factor(att
     assert len(trained) == (8 if attention == "apart" else 4) and all("lora_" in name for name in trained)
 
 
-def test_a_preset_is_changed_by_what_is_given_beside_it():
+def test_settings_override_a_preset():
     assert LoRA().low_rank == PRESETS["own"] and LoRA(lora_preset="radiology").low_rank.biases
     assert LoRA(lora_rank=32).low_rank.alpha == 32  # in proportion to the rank, as the preset has it
     assert LoRA(lora_preset="radiology", lora_rank=48).low_rank[:3] == (48, 24, "qkv")

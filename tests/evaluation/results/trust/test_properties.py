@@ -31,7 +31,7 @@ def probabilities(rng, n):
 @pytest.mark.parametrize("method", [conformal.lac, conformal.class_conditional, conformal.aps])
 @settings(max_examples=20, deadline=None)
 @given(seed=SEEDS, low=st.floats(0.5, 0.9))
-def test_sets_grow_with_the_coverage_asked_for(method, seed, low):
+def test_sets_grow_with_the_required_coverage(method, seed, low):
     rng = np.random.default_rng(seed)
     calibration, tested = conformal.Calibration(*probabilities(rng, 60), seed=0), probabilities(rng, 30)[0]
     small, large = method(calibration, tested, low), method(calibration, tested, low + 0.08)

@@ -29,7 +29,7 @@ def listing(tmp_path, class_folder):
     return path
 
 
-def test_groups_are_told_of_every_record(tmp_path, tiny_model, listing, capsys):
+def test_every_record_has_its_groups(tmp_path, tiny_model, listing, capsys):
     out = tmp_path / "results"
     words = ["--model", str(tiny_model), "--tasks", str(listing), "--out", str(out), "--method", "knn", "--no-figures"]
     assert main([*words, "--resamples", "20", "--by", "sex,age"]) == 0
@@ -43,7 +43,7 @@ def test_groups_are_told_of_every_record(tmp_path, tiny_model, listing, capsys):
         main([*words, "--by", "seks"])
 
 
-def test_a_source_tells_the_columns_that_it_has():
+def test_a_source_gives_the_columns_that_it_has():
     rows = [{"Patient Gender": "F"}, {"Patient Gender": "M"}]
     found = _columns(rows, {"sex": "Patient Gender", "age": "Patient Age"})
     assert {name: values.tolist() for name, values in found.items()} == {"sex": ["F", "M"]}

@@ -23,7 +23,7 @@ def test_a_curve_needs_one_decision_for_each_confidence():
         risk_curve(np.zeros(3), np.zeros(2))
 
 
-def test_sets_cover_what_they_promise_on_exchangeable_cases():
+def test_sets_have_the_promised_coverage_on_exchangeable_cases():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(4000, 4))
     labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)

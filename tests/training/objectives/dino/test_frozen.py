@@ -134,7 +134,7 @@ def test_a_stage_that_its_teacher_leads_begins_as_it(first: Path, image_folder: 
     assert equal(named(led, "student."), named(before, "teacher.")) and led["student.dino_head.mlp.0.bias"].any()
 
 
-def test_koleo_looks_among_as_many_images_as_there_are() -> None:
+def test_koleo_searches_no_more_images_than_there_are() -> None:
     words = {"batch.size": 16, "batch.per_process": 4, "dino.koleo_group": 8}
     assert split_batch(load_config("dino_smoke", words), processes=4, rank=0)[0].images == 4
     with pytest.raises(UserError, match=r"koleo_group 8 must be a multiple of the 4 images .* the 4 of all processes"):
