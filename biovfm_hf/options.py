@@ -87,22 +87,22 @@ def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
 
 def _add_option(parser: Any, field: "dataclasses.Field[Any]", item: type, several: bool) -> None:
     """Give `parser`, or a group of it, the argument of one field."""
-    limits, words = field.metadata, {"help": field.metadata["help"]}
+    limits, details = field.metadata, {"help": field.metadata["help"]}
     if limits.get("positional"):
-        parser.add_argument(field.name, nargs="+" if several else None, **_typed(item, limits), **words)
+        parser.add_argument(field.name, nargs="+" if several else None, **_typed(item, limits), **details)
         return
     flag = _flag(field)
     if item is bool:
-        parser.add_argument(flag, action="store_true", **words)
+        parser.add_argument(flag, action="store_true", **details)
         return
     required = field.default is dataclasses.MISSING
-    words["help"] += _default_words(field.default)
+    details["help"] += _default_words(field.default)
     shape: dict[str, Any] = {"default": None if required or several else field.default}
     if several and limits.get("many"):
         shape["nargs"] = "+"
     elif several and not limits.get("commas"):
         shape["action"] = "append"
-    parser.add_argument(flag, required=required, **shape, **_typed(item, limits), **words)
+    parser.add_argument(flag, required=required, **shape, **_typed(item, limits), **details)
 
 
 class CommandParser(argparse.ArgumentParser):

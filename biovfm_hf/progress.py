@@ -11,12 +11,12 @@ SECONDS = 20.0
 
 class _Lines(tqdm):
     disable: bool
-    told = -1  # the count of the last line
+    shown = -1  # the count of the last line
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         """Print the state as a line, unless it is the last one's: tqdm redraws bars that stand still."""
-        if msg is None and self.n != self.told:
-            self.told = self.n
+        if msg is None and self.n != self.shown:
+            self.shown = self.n
             print(self, file=self.fp, flush=True)
         return True
 

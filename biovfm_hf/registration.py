@@ -25,7 +25,7 @@ def register_when_loaded() -> None:
     register_post_import_hook(_register_no_video_processor, "transformers.models.auto.video_processing_auto")
 
 
-def _import(ours: str, theirs: ModuleType) -> None:
+def _import(ours: str, _: ModuleType) -> None:
     importlib.import_module(ours)  # a module still being imported is skipped: the end of its import registers it
 
 

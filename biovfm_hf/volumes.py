@@ -44,11 +44,11 @@ class Volume:
         """The axis across a volume of one slice, which is a picture; None for all others."""
         return axis_across(self.array.shape[:3])
 
-    def views(self, asked: Sequence[str]) -> Sequence[str]:
-        """The axes along which it is sliced where `asked` are asked for."""
+    def views(self, axes: Sequence[str]) -> Sequence[str]:
+        """The axes along which it is sliced, out of `axes` if it has some of these."""
         if self.flat:
             return (self.flat,)
-        return [axis for axis in asked if axis in self.axes] or self.axes
+        return [axis for axis in axes if axis in self.axes] or self.axes
 
     @property
     def times(self) -> int:

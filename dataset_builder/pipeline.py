@@ -79,9 +79,11 @@ def _plan_and_build(options: BuildOptions, raw: Path) -> dict[str, Any]:
             return _planned_work(plan)
         if options.num_shards is None:
             return _build(plan, options, sources, inputs, known)
-        mine = [n for n in plan.unfinished() if n % options.num_shards == options.shard_index]
-        _run_shards(plan, options, mine)
-    print(f"{len(mine)} shards done; when all {options.num_shards} jobs are, run without --shard-index to finish")
+        own_shards = [n for n in plan.unfinished() if n % options.num_shards == options.shard_index]
+        _run_shards(plan, options, own_shards)
+    print(
+        f"{len(own_shards)} shards done; when all {options.num_shards} jobs are, run without --shard-index to finish"
+    )
     return _planned_work(plan)
 
 

@@ -105,9 +105,11 @@ _SAME_EMBEDDINGS = {
 }
 
 
-def _blocks(ours: str, theirs: str, block: dict[str, str | tuple[str, ...]]) -> Table:
+def _blocks(own_prefix: str, other_prefix: str, block: dict[str, str | tuple[str, ...]]) -> Table:
     return {
-        f"{ours}.*.{name}": tuple(f"{theirs}.*.{part}" for part in ((parts,) if isinstance(parts, str) else parts))
+        f"{own_prefix}.*.{name}": tuple(
+            f"{other_prefix}.*.{part}" for part in ((parts,) if isinstance(parts, str) else parts)
+        )
         for name, parts in block.items()
     }
 

@@ -106,8 +106,8 @@ def weights_provenance(source: str) -> Provenance:
 
     path = locate(source)
     provenance = read_provenance(path) if path.is_dir() else Provenance()
-    theirs = read_object(path / "config.json").get("model_type") == dinov3.MODEL_TYPE
-    if theirs or (path.is_file() and dinov3.is_dinov3(read_tensors(path))):
+    is_dinov3_folder = read_object(path / "config.json").get("model_type") == dinov3.MODEL_TYPE
+    if is_dinov3_folder or (path.is_file() and dinov3.is_dinov3(read_tensors(path))):
         provenance |= Provenance(licences=(dinov3.LICENCE,))
     return provenance
 

@@ -85,23 +85,23 @@ def _affine(fields: dict[str, str], dimensions: int) -> np.ndarray:
     return affine
 
 
-def _files(told: str, shape: tuple[int, ...], lines: Iterator[str]) -> tuple[str, ...]:
+def _files(entry: str, shape: tuple[int, ...], lines: Iterator[str]) -> tuple[str, ...]:
     """Names of the data files: one, the lines that follow LIST, or a printf pattern with first, last and step."""
-    words = told.split()
-    if not words:
+    parts = entry.split()
+    if not parts:
         raise ValueError("ElementDataFile is empty")
-    if words[0].upper() == "LOCAL":
+    if parts[0].upper() == "LOCAL":
         return ()
-    if words[0].upper() == "LIST":
-        depth = int(words[1].rstrip("Dd")) if len(words) > 1 else len(shape) - 1
+    if parts[0].upper() == "LIST":
+        depth = int(parts[1].rstrip("Dd")) if len(parts) > 1 else len(shape) - 1
         count = int(np.prod(shape[depth:], dtype=object))
         names = [line for line in (next(lines, "") for _ in range(min(count, _MAX_FILES))) if line]
         if len(names) != count:
             raise ValueError(f"lists {len(names)} of {count} files")
         return tuple(names)
-    if "%" in words[0] and len(words) >= 3:
-        return numbered(words[0], *(int(word) for word in words[1:4]))
-    return (told,)
+    if "%" in parts[0] and len(parts) >= 3:
+        return numbered(parts[0], *(int(word) for word in parts[1:4]))
+    return (entry,)
 
 
 def numbered(pattern: str, first: int, last: int, step: int = 1) -> tuple[str, ...]:

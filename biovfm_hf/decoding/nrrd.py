@@ -103,16 +103,16 @@ def _count(fields: dict[str, str], name: str, smallest: int) -> int:
     return count
 
 
-def _files(told: str, listed: list[str]) -> tuple[str, ...]:
+def _files(entry: str, listed: list[str]) -> tuple[str, ...]:
     """Names of the data files: one, those that follow LIST, or a printf pattern with first, last and step."""
-    words = told.split()
-    if told.upper().startswith("LIST"):
+    parts = entry.split()
+    if entry.upper().startswith("LIST"):
         if not listed:
             raise ValueError("lists no file")
         return tuple(listed)
-    if "%" in told and len(words) >= 4:
-        return numbered(words[0], *(int(word) for word in words[1:4]))
-    return (told,) if told else ()
+    if "%" in entry and len(parts) >= 4:
+        return numbered(parts[0], *(int(word) for word in parts[1:4]))
+    return (entry,) if entry else ()
 
 
 def _directions(fields: dict[str, str], count: int) -> list[np.ndarray | None]:

@@ -169,15 +169,15 @@ def stack_of(places: Sequence[Place]) -> Stack | None:
     if first.shape is None or first.plane is None or first.pitch is None or min(first.pitch) <= 0:
         return None
     distances = [along_normal(place) for place in places if _alike(first, place)]
-    told = sorted(distance for distance in distances if distance is not None)
-    if len(told) < len(places):
+    known = sorted(distance for distance in distances if distance is not None)
+    if len(known) < len(places):
         return None
-    positions_of = position_numbers(told)
+    positions_of = position_numbers(known)
     count, times = positions_of[-1] + 1, positions_of.count(0)
     if count < 2 or positions_of != [at // times for at in range(len(positions_of))]:
         return None
     positions = np.array([place.position for place in places]).reshape(count, times, 3)
-    numbered = _places(told[::times])
+    numbered = _places(known[::times])
     if numbered is None:
         return None
     step = (positions[-1, 0] - positions[0, 0]) / numbered[-1]
@@ -320,10 +320,10 @@ def position_numbers(distances: Sequence[float]) -> list[int]:
     Slices share a position if they differ by at most SAME_POSITION, or less in a stack of thinner slices.
     """
     tolerance = min(SAME_POSITION, (distances[-1] - distances[0]) / len(distances) / 10)
-    found = [0]
+    numbers = [0]
     for before, after in pairwise(distances):
-        found.append(found[-1] + (after - before > tolerance))
-    return found
+        numbers.append(numbers[-1] + (after - before > tolerance))
+    return numbers
 
 
 def plane_affine(plane: Sequence[float], pitch: Sequence[float], first: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -379,10 +379,10 @@ def _evenly_repeated(group: list[tuple[str, Place]]) -> list[tuple[str, Place]]:
     """The files of a plane, each position with no more files than most positions have."""
     order = _sorted(group)
     distances = [along_normal(place) for _, place in order]
-    told = [distance for distance in distances if distance is not None]
-    if len(told) < len(order):
+    known = [distance for distance in distances if distance is not None]
+    if len(known) < len(order):
         return group
-    at = position_numbers(told)
+    at = position_numbers(known)
     usual = Counter(Counter(at).values()).most_common(1)[0][0]
     seen: Counter[int] = Counter()
     kept = []
@@ -417,15 +417,15 @@ def _sorted(group: list[tuple[str, Place]]) -> list[tuple[str, Place]]:
 
 
 def slice_order(places: Sequence[Place]) -> list[int]:
-    """The numbers of slices along the normal of their plane, those of one position next to each other as they come.
+    """The numbers of slices along the normal of their plane, those of one position in their own order.
 
-    As they come where one does not tell its position.
+    If the position of a slice is unknown, all slices keep their order.
     """
-    told = [distance for place in places if (distance := along_normal(place)) is not None]
-    if len(told) < len(places) or not told:
+    known = [distance for place in places if (distance := along_normal(place)) is not None]
+    if len(known) < len(places) or not known:
         return list(range(len(places)))
-    order = sorted(range(len(told)), key=told.__getitem__)
-    at = position_numbers([told[number] for number in order])
+    order = sorted(range(len(known)), key=known.__getitem__)
+    at = position_numbers([known[number] for number in order])
     return [number for _, number in sorted(zip(at, order, strict=True))]
 
 

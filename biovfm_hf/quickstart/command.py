@@ -110,9 +110,9 @@ def _shown(value: Any) -> str:
 def _pretrain(method: str, out: Path, model: Path) -> None:
     os.environ["ACCELERATE_USE_CPU"] = "true"  # the figures in the README are from a CPU
     config, run = CONFIGS / f"{method}.yaml", out / "runs" / method
-    made = _call("pretrain", config=config, data=out / "dataset", out=run)
+    trained = _call("pretrain", config=config, data=out / "dataset", out=run)
     with atomic_path(model) as temporary:
-        shutil.copytree(made, temporary)
+        shutil.copytree(trained, temporary)
 
 
 def _random_twin(model: Path, twin: Path) -> None:

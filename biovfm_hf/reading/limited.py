@@ -329,20 +329,20 @@ class _Child:
             os.waitpid(self.pid, 0)
 
 
-def _spawned(theirs: socket.socket, settings: str) -> "subprocess.Popen[bytes]":
+def _spawned(end: socket.socket, settings: str) -> "subprocess.Popen[bytes]":
     """A new Python that serves `_keep`."""
     one_thread = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _keep; _keep(sys.argv)"
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(theirs.fileno()), settings],
-        pass_fds=[theirs.fileno()],
+        [sys.executable, "-c", code, str(end.fileno()), settings],
+        pass_fds=[end.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         env={**os.environ, **one_thread},
     )
 
 
-def _forked(theirs: socket.socket, settings: str) -> _Child:
+def _forked(end: socket.socket, settings: str) -> _Child:
     """A fork of this process that serves `_keep` and keeps nothing else open."""
     pid = os.fork()
     if pid:
@@ -351,9 +351,9 @@ def _forked(theirs: socket.socket, settings: str) -> _Child:
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nothing, stream)
-        os.closerange(3, theirs.fileno())
-        os.closerange(theirs.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
-        _keep(["", str(theirs.fileno()), settings])
+        os.closerange(3, end.fileno())
+        os.closerange(end.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        _keep(["", str(end.fileno()), settings])
     finally:
         os._exit(0)
 
@@ -368,12 +368,12 @@ class _Keeper:
         start: Callable[[socket.socket, str], "subprocess.Popen[bytes] | _Child"] = _spawned,
     ) -> None:
         self.owner = os.getpid()
-        self.control, theirs = socket.socketpair()
+        self.control, end = socket.socketpair()
         self.control.settimeout(_START)
         self._lock = threading.Lock()
         settings = json.dumps({"limits": asdict(limits), "preload": list(preload), "path": sys.path})
-        with theirs:
-            self._process = start(theirs, settings)
+        with end:
+            self._process = start(end, settings)
 
     def fork(self, patience: float) -> _Worker:
         """A new worker.
@@ -437,16 +437,16 @@ def _keep(argv: list[str]) -> None:
                 living.discard(pid)
                 control.sendall(_ENDED.pack(status, usage.ru_maxrss))
                 continue
-            ours, theirs = socket.socketpair()
+            parent_end, child_end = socket.socketpair()
             pid = os.fork()
             if not pid:
                 control.close()
-                ours.close()
-                _work(theirs, Limits(**settings["limits"]))
-            theirs.close()
+                parent_end.close()
+                _work(child_end, Limits(**settings["limits"]))
+            child_end.close()
             living.add(pid)
-            socket.send_fds(control, [_REQUEST.pack(b"f", pid)], [ours.fileno()])
-            ours.close()
+            socket.send_fds(control, [_REQUEST.pack(b"f", pid)], [parent_end.fileno()])
+            parent_end.close()
     for pid in living:
         os.kill(pid, signal.SIGKILL)
 

@@ -157,10 +157,10 @@ def _sizes(plan: Plan, summary: dict[str, Any]) -> str:
     lines = ["## Size beside other datasets", ""]
     lines += ["![images of datasets](figures/sizes.png)", ""] if summary["kept"] else []
     lines += ["| dataset | images | source |", "|---|---|---|"]
-    told = {row["dataset"]: row["source"] for row in rows("dataset_sizes")} | {_title(plan): "this folder"}
+    sources = {row["dataset"]: row["source"] for row in rows("dataset_sizes")} | {_title(plan): "this folder"}
     counts = {_title(plan): summary["kept"]} | published_sizes()
     for name, count in sorted(counts.items(), key=lambda pair: -pair[1]):
-        lines.append(f"| {plain(name)} | {count:,} | {plain(told[name])} |")
+        lines.append(f"| {plain(name)} | {count:,} | {plain(sources[name])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -215,7 +215,7 @@ def _against_plan(out: Path, threads: int) -> list[str]:
         plan = load_plan(out)
     except FileNotFoundError:
         return []
-    counts = in_order(partial(_inputs_told, plan), range(len(plan.shards)), threads)
+    counts = in_order(partial(_listed_inputs, plan), range(len(plan.shards)), threads)
     return [
         f"plan: shard {number} has {shard.items} inputs, the manifest lists {count}"
         for number, (shard, count) in enumerate(zip(plan.shards, counts, strict=True))
@@ -223,6 +223,6 @@ def _against_plan(out: Path, threads: int) -> list[str]:
     ]
 
 
-def _inputs_told(plan: Plan, number: int) -> int:
+def _listed_inputs(plan: Plan, number: int) -> int:
     items = pq.read_table(plan.candidates_path(number), columns=["item"])["item"]
     return int(pc.count_distinct(items).as_py())

@@ -64,10 +64,10 @@ class _Worker(Generic[Key]):
         context = _context()
         if context.get_start_method() != "forkserver":
             prepare = None  # it would find nothing imported
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, prepare), daemon=True)
+        self.connection, child_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(child_end, prepare), daemon=True)
         self.process.start()
-        theirs.close()
+        child_end.close()
         self.call: Key | None = None
         self.running = monotonic()  # when it was last seen running
 

@@ -188,8 +188,8 @@ def options_class() -> type[RunOptions]:
     Raises:
         UserError: a method's setting has a name that means something else already.
     """
-    taken = {item.name for base in (Listing, RunOptions) for item in fields(base)}
-    return make_dataclass("ProbeOptions", method_options(taken), bases=(Listing, RunOptions), frozen=True)
+    own_names = {item.name for base in (Listing, RunOptions) for item in fields(base)}
+    return make_dataclass("ProbeOptions", method_options(own_names), bases=(Listing, RunOptions), frozen=True)
 
 
 ProbeOptions = options_class()
@@ -324,7 +324,7 @@ def open_tasks(options: RunOptions) -> list[Task]:
 
 
 def _check_positive(record: TaskRecord, positive: str | None) -> None:
-    """Tell which class of a user's own binary task is positive, unless the user named it."""
+    """Print which class of a user's own binary task is positive, unless the user named it."""
     if positive is None:
         line = told_positive(record) if record.layout == "folder" else None
         if line is not None:
@@ -397,15 +397,17 @@ def draw(options: RunOptions, tasks: list[Task], records: list[Record]) -> None:
                 picture(options.out, record, by_name[record.task], name)
     for model in options.model:
         label = split_label(model)[0]
-        mine = {record.task: record for record in records if record.model == label}
-        undrawn = [t for t in tasks if t.name in mine and not figure_path(options.out, "pca", label, t.name).exists()]
+        own_records = {record.task: record for record in records if record.model == label}
+        undrawn = [
+            t for t in tasks if t.name in own_records and not figure_path(options.out, "pca", label, t.name).exists()
+        ]
         if undrawn:
             encoder = load_encoder(
                 model, options.device or default_device(), precision=options.precision,
                 trust_remote_code=options.trust_remote_code,
             )  # fmt: skip
             for task in undrawn if encoder.network is None else []:
-                draw_model(options, encoder, task, mine[task.name])
+                draw_model(options, encoder, task, own_records[task.name])
 
 
 def draw_model(options: RunOptions, encoder: Encoder, task: Task, record: Record) -> None:

@@ -36,10 +36,10 @@ def check_device(device: str) -> None:
     import torch
 
     try:
-        asked = torch.device(device)
+        place = torch.device(device)
     except RuntimeError as error:
         raise UserError(f"device {device!r}: not a kind that torch knows; give cpu, cuda or cuda:N") from error
-    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"device {device}: torch sees {torch.cuda.device_count()} GPUs here; use cpu, or see the driver"
         )

@@ -196,14 +196,14 @@ class TokenStore:
         where = np.empty(len(rows), int)
         filled = 0
         for shard in np.unique(np.asarray(rows) // self.shard_images):
-            mine = np.flatnonzero(rows // self.shard_images == shard)
+            members = np.flatnonzero(rows // self.shard_images == shard)
             with open_shard(self.shards[shard], "pt") as stored:
                 for name in sorted(stored.keys()):
                     tensor = stored.get_slice(name)
-                    offsets = [int(rows[i]) - int(shard) * self.shard_images for i in mine]
+                    offsets = [int(rows[i]) - int(shard) * self.shard_images for i in members]
                     parts.setdefault(name, []).extend(tensor[o : o + 1] for o in offsets)
-            where[mine] = np.arange(filled, filled + len(mine))
-            filled += len(mine)
+            where[members] = np.arange(filled, filled + len(members))
+            filled += len(members)
         return [torch.cat(parts[name])[where].float() for name in sorted(parts, key=lambda n: int(n[5:]))]
 
 

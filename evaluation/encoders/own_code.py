@@ -130,8 +130,8 @@ def _refuse_foreign_code(where: str, revision: str | None) -> None:
     for name in (name for settings in stated for name in settings.get("auto_map", {}).values()):
         if "--" in str(name):
             raise UserError(
-                f"model {where!r} runs the code of another repository ({name}), whose revision is not told; copy that "
-                "code into a folder beside the weights, and name it in auto_map without the repository"
+                f"model {where!r} runs the code of another repository ({name}), whose revision is not given; copy "
+                "that code into a folder beside the weights, and name it in auto_map without the repository"
             )
 
 

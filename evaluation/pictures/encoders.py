@@ -154,8 +154,8 @@ def _shown(detections: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The detections of each class with the highest scores, as many as there are true boxes."""
     kept = [np.zeros((0, 7))]
     for label in np.unique(truth[:, 1]):
-        mine = detections[detections[:, 1] == label]
-        kept.append(mine[np.argsort(-mine[:, 6], kind="stable")][: int((truth[:, 1] == label).sum())])
+        of_class = detections[detections[:, 1] == label]
+        kept.append(of_class[np.argsort(-of_class[:, 6], kind="stable")][: int((truth[:, 1] == label).sum())])
     return np.concatenate(kept)
 
 
@@ -188,10 +188,12 @@ def draw_embedding(out: Path, record: Record, features: np.ndarray, labels: np.n
     axes = figure.add_subplot()
     marks = "osv^DP*X"
     for number, name in enumerate(classes[:MAX_CLASSES_SHOWN]):
-        mine = labels[rows] == number
+        members = labels[rows] == number
         colour = COLOURS[number % len(COLOURS)]
         mark = marks[number // len(COLOURS) % len(marks)]
-        axes.scatter(places[mine, 0], places[mine, 1], s=8, color=colour, marker=mark, linewidths=0, label=name[:24])
+        axes.scatter(
+            places[members, 0], places[members, 1], s=8, color=colour, marker=mark, linewidths=0, label=name[:24]
+        )
     axes.set(xticks=[], yticks=[])
     axes.set_title(f"{record.model} on {record.task}: t-SNE of {len(rows)} test cases", fontsize=9)
     axes.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)

@@ -202,10 +202,10 @@ def draw_few_shot(path: Path, task: str, records: list[Record]) -> None:
     primary, lines = records[0].primary, []
     every = sorted({int(record.setting("shots")) for record in records})
     for number, model in enumerate(dict.fromkeys(record.model for record in records)):
-        mine = sorted((r for r in records if r.model == model and primary in r.metrics),
+        own_records = sorted((r for r in records if r.model == model and primary in r.metrics),
                       key=lambda r: r.setting("shots"))  # fmt: skip
-        shots = [r.setting("shots") for r in mine]
-        entries = [r.metrics[primary] for r in mine]
+        shots = [r.setting("shots") for r in own_records]
+        entries = [r.metrics[primary] for r in own_records]
         values = np.array([entry["value"] for entry in entries])
         colour, line = line_look(number)
         axes.plot(shots, values, marker="o", color=colour, linestyle=line, label=model)
@@ -272,11 +272,12 @@ def draw_ranks(path: Path, method: str, records: list[Record]) -> None:
     axes.spines[["left", "right", "bottom"]].set_visible(False)
     difference = f"critical difference {ranking.critical_difference:.2f}, Friedman p {p_text(ranking.friedman_p)}"
     axes.set_title(textwrap.fill(f"{method}: average rank over {len(values)} tasks ({difference})", 84), fontsize=8)
-    told = ", ".join(f"{models[number]} {ranking.ranks[number]:.2f}" for number in order)
-    words = (
-        f"Average ranks over {len(values)} tasks, method {method}, best first: {told}; {difference}. Bars join models "
+    ranks_text = ", ".join(f"{models[number]} {ranking.ranks[number]:.2f}" for number in order)
+    description = (
+        f"Average ranks over {len(values)} tasks, method {method}, best first: {ranks_text}; {difference}. Bars join "
+        "models that do not differ significantly."
     )
-    save_figure(figure, path, words + "that cannot be told apart.")
+    save_figure(figure, path, description)
 
 
 def draw_rank_against_rank(path: Path, classified: list[Record], segmented: list[Record], what: str = "") -> None:
@@ -296,6 +297,8 @@ def draw_rank_against_rank(path: Path, classified: list[Record], segmented: list
     figure = rank_plane({model: (ranks[True][model], ranks[False][model]) for model in both})
     figure.axes[0].set(xlabel="average rank, segmentation", ylabel="average rank, classification (linear)")
     figure.axes[0].set_title(textwrap.fill(what, 60), fontsize=8)
-    told = "; ".join(f"{m}: classification {ranks[False][m]:.2f}, segmentation {ranks[True][m]:.2f}" for m in both)
+    ranks_text = "; ".join(
+        f"{m}: classification {ranks[False][m]:.2f}, segmentation {ranks[True][m]:.2f}" for m in both
+    )
     how = f" of {what}" if what else ""
-    save_figure(figure, path, f"Average ranks of the models{how}, best at the upper right. {told}.")
+    save_figure(figure, path, f"Average ranks of the models{how}, best at the upper right. {ranks_text}.")

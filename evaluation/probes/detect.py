@@ -132,8 +132,8 @@ class Mirrored:
 def _frozen(trial: Trial, size: int, plan: Plan) -> Detections:
     """Train a detector on stored tokens."""
     stores: dict[tuple[str, bool], Any] = {}
-    wanted = [(name, False) for name in trial.task.splits] + ([("train", True)] if plan.mirror else [])
-    for name, mirrored in wanted:
+    passes = [(name, False) for name in trial.task.splits] + ([("train", True)] if plan.mirror else [])
+    for name, mirrored in passes:
         images = trial.task.splits[name].images
         stores[name, mirrored] = embed_tokens(
             trial.encoder, Mirrored(images) if mirrored else images, trial.cache, size, 0,

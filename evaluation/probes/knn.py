@@ -62,8 +62,8 @@ def probe_knn(problem: Problem, neighbours: int | None = None, temperature: floa
         raise UserError(f"temperature {temperature} must be above 0")
     targets = problem.targets("train")
     limit = len(targets) - 1 if problem.independent else len(targets)
-    asked = (neighbours,) if neighbours else NEIGHBOURS
-    counts = sorted({min(k, max(limit, 1)) for k in asked})
+    choices = (neighbours,) if neighbours else NEIGHBOURS
+    counts = sorted({min(k, max(limit, 1)) for k in choices})
     centre = unit_centre(problem.features["train"])
     offsets = {name: unit_offsets(part, centre) for name, part in problem.features.items()}
     support = make_support(offsets["train"])

@@ -106,9 +106,9 @@ def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, di
     rows: dict[str, dict[str, Cell]] = {}
     mixed = unlike(records, "revision", "model")
     for model in names_in_order(records, "model"):
-        mine = {r.task: r.metrics for r in records if r.model == model}
-        if set(mine) == set(tasks) and model not in mixed:
-            rows[model] = {m: mean_cell([mine[t].get(m) for t in tasks]) for m in metrics}
+        own_metrics = {r.task: r.metrics for r in records if r.model == model}
+        if set(own_metrics) == set(tasks) and model not in mixed:
+            rows[model] = {m: mean_cell([own_metrics[t].get(m) for t in tasks]) for m in metrics}
     return metrics, tasks, rows
 
 

@@ -154,9 +154,10 @@ def group_boxes(truth: np.ndarray, detected: np.ndarray, images: int, classes: i
     """
     groups = []
     for label in range(classes):
-        mine, its = truth[truth[:, 1] == label], detected[detected[:, 1] == label]
+        own_truth, own_detections = truth[truth[:, 1] == label], detected[detected[:, 1] == label]
         there, hits = (
-            np.split(rows[np.argsort(rows[:, 0], kind="stable")], _ends(rows, images)) for rows in (mine, its)
+            np.split(rows[np.argsort(rows[:, 0], kind="stable")], _ends(rows, images))
+            for rows in (own_truth, own_detections)
         )
         groups.append([Boxes(t[:, 2:6], t[:, 6], t[:, 7] > 0, d[:, 2:6], d[:, 6])
                       for t, d in zip(there, hits, strict=True)])  # fmt: skip

@@ -42,7 +42,7 @@ def robustness(
         resampling: how intervals are made.
 
     Returns:
-        {"clean_error", "error" (mean over corruptions), "added_error" (that less the clean error), "be", "rbe": each
+        {"clean_error", "error" (mean over corruptions), "added_error" (that minus the clean error), "be", "rbe": each
         {"value", "low", "high"}, "worst": the corruption with the highest error, "corruptions": {name: {"errors" and
         "aucs" by severity, "error", "added_error", "be", "rbe", and "rise", the denominator of rBE}}, "notes"}.
     """

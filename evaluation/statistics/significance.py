@@ -196,7 +196,8 @@ class Ranking:
         ranks: (models,) average rank over the tasks; 1 is best.
         friedman_p: p-value of the hypothesis that all models are alike (Friedman's chi-square).
         critical_difference: Nemenyi's difference of average ranks above which two models differ at `alpha`.
-        groups: indices of models that cannot be told apart, best first: maximal runs within the critical difference.
+        groups: indices of models that do not differ significantly, best first: maximal runs within the critical
+            difference.
     """
 
     ranks: np.ndarray

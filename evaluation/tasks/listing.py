@@ -353,7 +353,7 @@ def _check_there(path: Path, listing: Listing, cases: list[tuple[int, Case]]) ->
     if not missing:
         return
     looked = " and ".join(str(folder) for folder in dict.fromkeys(_places(path, listing)))
-    first = ", ".join(f"{_told(file, path, listing)} (line {number})" for number, file in missing[:NAMED])
+    first = ", ".join(f"{_shown_path(file, path, listing)} (line {number})" for number, file in missing[:NAMED])
     more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
     raise UserError(
         f"{path}: {len(missing)} of {len(cases)} images are not there: {first}{more}; looked in {looked}; give the "
@@ -361,7 +361,7 @@ def _check_there(path: Path, listing: Listing, cases: list[tuple[int, Case]]) ->
     )
 
 
-def _told(file: Path, path: Path, listing: Listing) -> Path:
+def _shown_path(file: Path, path: Path, listing: Listing) -> Path:
     folder = next((folder for folder in _places(path, listing) if file.is_relative_to(folder)), None)
     return file if folder is None else file.relative_to(folder)
 

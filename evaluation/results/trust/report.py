@@ -159,9 +159,9 @@ def group_lines(rows: list[Row]) -> list[str]:
         few = [f"{name} ({each['reason']})" for name, each in row["groups"].items() if "reason" in each]
         if "gap" in row:
             worst, best = (f"{row[end]} {row['groups'][row[end]]['auc']:.4f}" for end in ("worst", "best"))
-            apart = sum(pair["p_holm"] < 0.05 for pair in row["pairs"])
+            significant = sum(pair["p_holm"] < 0.05 for pair in row["pairs"])
             head += f"AUC worst {worst}, best {best}, gap {row['gap']:.4f} ({row['low']:.4f}, {row['high']:.4f}); "
-            head += f"{apart} of {len(row['pairs'])} pairs told apart"
+            head += f"{significant} of {len(row['pairs'])} pairs differ significantly"
         else:
             head += row["reason"]
         slopes = {name: each["slope"] for name, each in row.get("calibration", {}).items() if name and "slope" in each}
