@@ -69,7 +69,7 @@ class PretrainOptions:
         """
         given = {"data.path": self.data, "run.push_to_hub": self.push_to_hub}
         changed = parse_overrides(self.overrides) | {key: value for key, value in given.items() if value}
-        return load_config(self.config, changed, method)
+        return load_config(self.config, changed, method, begins=not self.dry_run)
 
 
 def pretrain(

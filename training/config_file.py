@@ -11,22 +11,27 @@ from biovfm_hf.reading.documents import parse_yaml, read_yaml
 
 from . import objectives
 from .settings.augment import PRESETS, AugmentConfig
-from .settings.config import OWN_KEYS, TrainConfig
+from .settings.config import DIMENSIONS, OWN_KEYS, TrainConfig
 from .settings.typed import build, plain
 
 _CONFIG_FOLDER = Path(__file__).parent / "configs"
+REQUIRED = "REQUIRED"
 
 
-def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None, method: str = "") -> TrainConfig:
+def load_config(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, method: str = "", begins: bool = False
+) -> TrainConfig:
     """Read a YAML file, apply overrides (`{"optim.base_lr": 0.001}`) and check every key, type and range.
 
     Args:
         path: the file, or the bare name of a shipped config, such as `dino_smoke`.
         overrides: key to value.
         method: the objective that it must have; by default any.
+        begins: whether a run begins, which needs the weights that the file requires (`init_from: REQUIRED`).
 
     Raises:
-        UserError: no such file, invalid YAML, a config of another objective, an unknown key or a wrong value.
+        UserError: no such file, invalid YAML, a config of another objective, an unknown key, a wrong value, or no
+            weights.
     """
     tree = read_yaml(find_config(path))
     if method and tree.setdefault("method", method) != method:
@@ -34,8 +39,18 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None, me
             f"{path} is a config of the objective {tree['method']}, not {method}; `biovfm pretrain {path}` takes any, "
             f"as does pretrain_{tree['method']} for several processes"
         )
-    for key, value in (overrides or {}).items():
+    given = overrides or {}
+    if given.get("model.init_from"):  # width and depth in the file are for a model that begins afresh
+        tree["model"] = {name: value for name, value in (tree.get("model") or {}).items() if name not in DIMENSIONS}
+    for key, value in given.items():
         _set(tree, key, value)
+    model = tree.get("model") or {}
+    if model.get("init_from") == REQUIRED:
+        if begins:
+            raise UserError(
+                f"{path} continues from weights; add model.init_from=FOLDER (model folder, weight file or run)"
+            )
+        tree["model"] = {**model, "init_from": None}
     return config_from_tree(tree)
 
 

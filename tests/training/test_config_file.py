@@ -195,6 +195,16 @@ def test_limits_say_what_a_number_must_be(limit: Range | Steps, value: object, f
     assert said is None if fault is None else (said or "").startswith(fault)
 
 
+def test_a_recipe_that_continues_from_weights_does_not_begin_without_them() -> None:
+    names = [path.stem for path in CONFIGS if "Start it with --model.init_from" in path.read_text(encoding="utf-8")]
+    assert len(names) == 6
+    for name in names:
+        assert load_config(name).model.init_from is None, "a dry run needs no weights"
+        with pytest.raises(UserError, match=f"{name} continues from weights; add model.init_from=FOLDER"):
+            load_config(name, begins=True)
+        assert load_config(name, {"model.init_from": "run"}, begins=True).model.init_from == "run"
+
+
 def test_config_of_the_other_method_or_missing_file() -> None:
     with pytest.raises(UserError, match="is a config of the objective mae, not dino"):
         load_config("mae_smoke", {}, "dino")

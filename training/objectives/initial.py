@@ -50,18 +50,15 @@ _ROTARY = (
     "rope_jitter_coords",
     "rope_rescale_coords",
 )
-_ARCHITECTURE = (
-    *_ENCODER,
-    *_ROTARY,
-    "decoder_hidden_size",
-    "decoder_num_hidden_layers",
-    "decoder_num_attention_heads",
-)
+_DECODER = ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads")
+_ARCHITECTURE = (*_ENCODER, *_ROTARY, *_DECODER)
 _REMEDY = "give the model section (and the objective's, for heads that come along) the settings it was made with"
 
 
 def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConfig:
-    """The configuration with the architecture of `model.init_from`; fields that are given explicitly take precedence.
+    """The configuration with the architecture of `model.init_from`.
+
+    Fields that are given explicitly take precedence, except the decoder's if the weights have one.
 
     A run that has begun in `out` keeps its architecture, because it no longer needs its initial weights.
 
@@ -83,9 +80,9 @@ def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConf
         names = _ARCHITECTURE if encoder.has_decoder else (*_ENCODER, *_ROTARY)
         rotary = encoder.config.position_embedding_type == "rope"
         fields = {name: getattr(encoder.config, name) for name in names if rotary or name not in _ROTARY}
-    return replace(
-        config, model=replace(config.model, size=size, family=family, fields={**fields, **config.model.fields})
-    )
+    decoder = {name: value for name, value in fields.items() if name in _DECODER}
+    fields = {**fields, **config.model.fields, **decoder}
+    return replace(config, model=replace(config.model, size=size, family=family, fields=fields))
 
 
 def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMModel:

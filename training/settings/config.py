@@ -25,7 +25,8 @@ class ModelConfig:
         family: architecture: `dinov2`, `dinov3` or `mae`; null is the objective's own.
         init_from: initial weights: a model folder or Hub id, ours or any that `biovfm convert` reads (missing heads or
             decoder are fresh); a weight file of DINOv2 or MAE (with its heads and decoder, if any); or the folder of
-            an earlier run, with its heads and teacher. Position embeddings are resized.
+            an earlier run, with its heads and teacher. Position embeddings are resized. A file that says `REQUIRED`
+            needs it for a run, not for a dry run.
         fields: any other field of `BioVFMConfig`; in YAML they are written beside `size`.
     """
 
@@ -37,6 +38,7 @@ class ModelConfig:
 
 # keys of the model section beside the fields of `BioVFMConfig`
 OWN_KEYS = ("size", "family", "init_from")
+DIMENSIONS = ("hidden_size", "num_hidden_layers")
 
 
 @dataclass(frozen=True)

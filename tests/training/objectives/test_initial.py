@@ -62,7 +62,9 @@ def test_a_decoder_is_taken_where_there_is_one(tmp_path: Path) -> None:
     config = with_architecture(load_config("mae_smoke", {"model.init_from": str(tmp_path / "whole")}))
     assert "decoder_hidden_size" not in load_config("dino_continue").model.fields
     ours = biovfm_config(config)
-    assert ours.num_hidden_layers == 6, "the config says so, and is refused when weights are read"
+    assert ours.num_hidden_layers == 3 and ours.decoder_hidden_size == 32, "not the recipe's own 6 and 128"
+    given = {"model.init_from": str(tmp_path / "whole"), "model.num_hidden_layers": 5}
+    assert biovfm_config(with_architecture(load_config("mae_smoke", given))).num_hidden_layers == 5
     plain = load_config("mae_vit_base", {"model.init_from": str(tmp_path / "whole")})
     assert all(getattr(biovfm_config(with_architecture(plain)), name) == decoder[name] for name in decoder)
 
