@@ -33,7 +33,8 @@ FAMILIAR = 5  # percent of held-out images that count as unfamiliar
 EXAMPLES = 4
 MAX_UPLOAD = "64mb"
 STYLE = """#message { font-weight: 600; }
-.caption-label { white-space: normal !important; max-width: 100% !important; }"""  # labels are not cut
+.caption-label { white-space: normal !important; max-width: 100% !important; }
+@media (max-width: 600px) { .grid-container { grid-template-columns: repeat(2, 1fr) !important; } }"""
 NOTICE = (
     "For research. Not a medical device: nothing here may guide the care of a patient. "
     "Images are processed by the machine that runs this page, which forgets them after an hour."
@@ -294,7 +295,7 @@ class Analyser:
             return Analysis("", view, colours)
         neighbours = nearest(self.index, vector)
         gallery = [
-            (Image.open(io.BytesIO(self.index.thumbnails[row])), f"{similarity:.2f} {self.index.labels[row]}")
+            (Image.open(io.BytesIO(self.index.thumbnails[row])), f"{similarity:.3f} {self.index.labels[row]}")
             for row, similarity in neighbours
         ]
         doubt = self.familiarity.doubt(neighbours) if self.familiarity else ""
@@ -367,6 +368,10 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
             reason = " ".join(str(error).split()).replace(f"{Path(path).parent}{os.sep}", "")
             return Analysis(f"Not read: {reason[:300]}").parts
 
+    def run_new(path: str | None, axis: str) -> tuple[Any, ...]:
+        """Analyse a new file: the slice that was chosen of the last one means nothing in it."""
+        return "", *run(path, "", axis)
+
     indexed, labelled, probed = index is not None, analyser.familiarity is not None, analyser.probe is not None
     with gradio.Blocks(title="BioVFM demo", analytics_enabled=False, delete_cache=(600, 3000)) as page:
         gradio.Markdown(f"# What a biomedical vision model sees\n\nModel: {plain(encoder.name)}. {NOTICE}")
@@ -398,13 +403,12 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
                     buttons=["fullscreen"],
                     visible=indexed,
                 )
-        given, shown = [file, position, axis], [message, view, colours, gallery, shares, scores]
-        if examples is not None:
-            examples.load_input_event.then(run, given, shown, api_name=None)
-        button.click(run, given, shown, api_name="analyse")
-        file.upload(run, given, shown, api_name=None)
+        shown = [message, view, colours, gallery, shares, scores]
+        button.click(run, [file, position, axis], shown, api_name="analyse")
         file.clear(lambda: Analysis().parts, None, shown, api_name=None)
-        another.upload(lambda path: path, another, file, api_name=None).then(run, given, shown, api_name=None)
+        replaced = another.upload(lambda path: path, another, file, api_name=None).then
+        for begin in (file.upload, replaced, *([examples.load_input_event.then] if examples else [])):
+            begin(run_new, [file, axis], [position, *shown], api_name=None)
     return page
 
 

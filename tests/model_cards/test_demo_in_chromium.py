@@ -3,6 +3,7 @@
 Needs gradio and Chromium (Debian's package `chromium`); skipped without.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -30,7 +31,11 @@ pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not
 ALONE = "import sys, runpy; sys.path.insert(0, ''); runpy.run_path('app.py', run_name='__main__')"
 PICTURES = "[...document.querySelectorAll('img')].filter(image => image.naturalWidth > 0).length"
 WINNERS = "[...document.querySelectorAll('[data-testid=label-output-value]')].map(label => label.innerText.trim())"
-# the shown image's colours, so that a new answer can be told from the one before
+SLICE = "document.querySelector('input[type=text], textarea').value"
+TYPE_SLICE = f"{SLICE} = '40'; document.querySelector('input[type=text], textarea').dispatchEvent(new Event('input'))"
+NEIGHBOURS = "[...document.querySelectorAll('.grid-container img')]"
+FARTHEST = f"Math.max(...{NEIGHBOURS}.map(image => image.getBoundingClientRect().right))"
+# the shown image, so that a new answer can be told from the one before
 VIEW = "document.querySelector('.image-container img, [data-testid=image] img, .image-frame img')?.src"
 
 
@@ -128,10 +133,18 @@ def test_a_visitor_drops_a_picture_a_dicom_and_a_volume(space, make, tmp_path):
             if folder := os.environ.get("BIOVFM_SCREENSHOTS"):
                 browser.screenshot(Path(folder) / f"demo-{name}.png", whole=True)
         assert len(seen) == 3 and None not in seen
+        # another picture after a slice of a volume: that slice is forgotten
+        browser.evaluate(TYPE_SLICE)
+        browser.choose_file("button input[type=file], input[type=file]", files["png"])
+        browser.wait_for(f"{SLICE} === '' && !document.body.innerText.includes('Not read')")
+        browser.wait_for(f"{VIEW} !== {json.dumps(browser.evaluate(VIEW))} || {PICTURES} >= 10")
         outside = {url for url in browser.requested() if not url.startswith((space, "data:", "blob:"))}
         assert not outside
         browser.open(space, width=390, height=844)
         browser.wait_for("document.querySelector('input[type=file]')")
+        browser.choose_file("input[type=file]", files["png"])
+        browser.wait_for(f"{PICTURES} >= 10")
         assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+        assert browser.evaluate(FARTHEST) <= 390, "all neighbours are on the screen"
         if folder:
             browser.screenshot(Path(folder) / "demo-phone.png", whole=True)

@@ -48,7 +48,7 @@ def test_an_image_finds_itself_and_its_class(encoder, classes):
     analyser, file = demo_app.Analyser.of(encoder, index), str(classes / "stripes" / "3.png")
     result = analyser(file)
     assert result.view.size == result.colours.size == (336, 336) and len(result.gallery) == 8
-    assert result.gallery[0][1] == "1.00 stripes" and result.message == ""
+    assert result.gallery[0][1] == "1.000 stripes" and result.message == ""
     assert sum(result.shares.values()) == pytest.approx(1) == sum(result.scores.values())
     assert result.scores["stripes"] > 0.5
     with pytest.raises(ValueError, match="whole number"):
