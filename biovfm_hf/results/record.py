@@ -1,5 +1,6 @@
 """The record of one result: a line of a results file, written by evaluation, read by cards and reports."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -8,6 +9,8 @@ from ..errors import UserError
 from ..reading.documents import finite
 
 RUN_AGAIN = "run biovfm probe again"
+MEANS_FILE = "seeds.json"  # of a results folder: the means over seeds of its records
+SHARED = ("model", "revision", "task", "data", "method", "protocol", "settings")  # fields that all seeds share
 LEFT_OUT = ("kind", "primary", "scores", "joined")  # fields that are not in the file where they are empty
 
 
@@ -32,7 +35,7 @@ class Record:
     train and test are `leaks`, too. `further` holds a probe's own fields. A field that is
     None is not in the file, nor are `kind`, `primary` and `scores` if they are empty.
 
-    Of a mean over several seeds `joined` has all of them, and `seed` is the first; no file has such a record.
+    Of a mean over several seeds `joined` has all of them, and `seed` is the first; `seeds.json` has such records.
     """
 
     model: str
@@ -90,12 +93,13 @@ class Record:
         for name, entry in metrics.items():
             if not _undefined(entry) and finite(_entry(entry).get("value")) is None:
                 raise UserError(f"{where}, metric {name!r} has no finite value; {remedy}")
-        names = {each.name for each in fields(cls)} - {"further", "joined"}
+        names = {each.name for each in fields(cls)} - {"further"}
         known = {name: value for name, value in row.items() if name in names and value is not None}
         for name in ("seed", "n_train", "n_test", "resamples"):
             known[name] = _whole(row.get(name))
         known |= {name: str(row.get(name) or "") for name in ("revision", "protocol")}
         known["seconds"] = finite(row.get("seconds"))
+        known["joined"] = _seeds(row.get("joined"))
         if "titles" in known:
             known["titles"] = _texts(known["titles"])
         known |= {name: list(map(str, row[name])) for name in ("warnings", "leaks") if row.get(name) is not None}
@@ -116,6 +120,11 @@ class Record:
     def seeds(self) -> int | list[int] | None:
         """The seed, or of a mean over several the list of them, as comparisons.json states it."""
         return list(self.joined) or self.seed
+
+    @property
+    def likeness(self) -> str:
+        """A text of all that names and measures it but the seed: alike for the records of several seeds."""
+        return json.dumps([getattr(self, name) for name in SHARED], sort_keys=True)
 
     @property
     def intervals(self) -> dict[str, Interval]:
@@ -169,6 +178,11 @@ def _undefined(value: Any) -> bool:
 def _texts(value: Any) -> dict[str, str]:
     entries = value.items() if isinstance(value, dict) else ()
     return {name: text for name, text in entries if isinstance(text, str) and text}
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    numbers = map(_whole, value if isinstance(value, list | tuple) else ())
+    return tuple(number for number in numbers if number is not None)
 
 
 def _whole(value: Any) -> int | None:

@@ -30,7 +30,7 @@ from ..probes.probe import ALL_PROTOCOLS, Probe, Run, find_probes, probe_classes
 from ..probes.suite import run_suite
 from ..results.comparisons import compare_models
 from ..results.records import merge_records
-from ..results.seeds import over_seeds
+from ..results.seeds import over_seeds, write_means
 from ..results.table import write_tables
 from ..results.trust.records import check_columns, write_groups
 from ..statistics.kinds import DETECTION, SEGMENTATION
@@ -58,7 +58,8 @@ a task of your own is one of
     or to a known set
 
 OUT receives results.json (one record per model, task and method), comparisons.json (paired differences between
-models), table.md, table.tex, table.csv, scores/*.npz and figures/; with --by also groups.json (gaps between groups).
+models), table.md, table.tex, table.csv, scores/*.npz and figures/; with several seeds also seeds.json (their means);
+with --by also groups.json (gaps between groups).
 Run the same command again to continue.
 On several GPUs:
   accelerate launch -q --num_processes 4 --num_machines 1 --mixed_precision no --dynamo_backend no \\
@@ -375,6 +376,7 @@ def summarise(options: RunOptions, tasks: list[Task]) -> list[Record]:
     comparisons = compare_models(options.out, records, options.resamples)
     if records:
         joined = over_seeds(options.out, records, options.resamples)
+        write_means(options.out, joined)
         write_tables(options.out, records, joined, comparisons)
         if options.by:
             write_groups(options.out, records, tasks, options.by)

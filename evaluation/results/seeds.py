@@ -1,5 +1,6 @@
 """Combines several seeds of one model, task and method: their mean, with an interval that includes the seeds."""
 
+import json
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.results.record import Record
+from biovfm_hf.results.record import MEANS_FILE, Record
+from biovfm_hf.writing.files import write_text
 
 from ..statistics.bootstrap import Resampler, Resampling, draws_as, resampled_metrics
 from ..statistics.detection import class_figures, group_boxes, match_all, mean_figures, resampled_figures
@@ -15,9 +17,7 @@ from ..statistics.kinds import DETECTION, SEGMENTATION
 from ..statistics.masks import COUNTS, draw_metric, known_metrics
 from ..statistics.metrics import BOX_FIGURES, Scorer, find_metric
 from ..statistics.significance import SeedSpread, seed_spread
-from .records import grouped, read_scores, stored_split
-
-ALIKE = attrgetter("model", "revision", "task", "data", "method", "protocol", "settings")
+from .records import clean, grouped, read_scores, stored_split
 
 
 def over_seeds(out: Path, records: list[Record], resamples: int = 1000) -> list[Record]:
@@ -33,8 +33,17 @@ def over_seeds(out: Path, records: list[Record], resamples: int = 1000) -> list[
         records: records of `results.json`.
         resamples: number of bootstrap resamples.
     """
-    groups = grouped(records, ALIKE)
+    groups = grouped(records, attrgetter("likeness"))
     return [group[0] if len(group) == 1 else join_seeds(out, group, resamples) for group in groups]
+
+
+def write_means(out: Path, joined: list[Record]) -> None:
+    """Write the means over seeds among `joined` (`over_seeds`) to seeds.json, from which cards and pages take them."""
+    means = [clean(record.to_json()) for record in joined if record.joined]
+    if means:
+        write_text(out / MEANS_FILE, "[\n" + ",\n".join(map(json.dumps, means)) + "\n]\n")
+    else:
+        (out / MEANS_FILE).unlink(missing_ok=True)
 
 
 def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:

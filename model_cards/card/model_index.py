@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 
 from biovfm_hf.results.record import Record
 
-from ..inputs.results import interval_text, kind_of, labels_of, primary_metric, way_words
+from ..inputs.results import interval_text, kind_of, labels_of, primary_metric, seed_text, way_words
 
 HUB_METRICS = {"auc": "roc_auc", "mcc": "matthews_correlation", "f1_macro": "f1", "recall_macro": "recall"}
 
@@ -48,8 +48,8 @@ def eval_results(records: list[Record]) -> list[Any]:
 
 
 def _method_words(record: Record) -> str:
-    seed = "" if record.seed is None else str(record.seed)
-    return ", ".join(filter(None, (record.method, way_words(record.protocol, record.settings_text, seed))))
+    way = way_words(record.protocol, record.settings_text, seed_text(record.seeds))
+    return ", ".join(filter(None, (record.method, way)))
 
 
 def leaderboard_yaml(records: list[Record], benchmark: str) -> str:

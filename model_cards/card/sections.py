@@ -14,7 +14,15 @@ from .. import formats
 from ..inputs.compute import compute_lines
 from ..inputs.leakage import MAX_OVERLAPS, leakage_lines
 from ..inputs.paths import without_paths
-from ..inputs.results import kind_of, labels_of, metric_order, positive_classes, published_comparison, way_words
+from ..inputs.results import (
+    kind_of,
+    labels_of,
+    metric_order,
+    positive_classes,
+    published_comparison,
+    seed_text,
+    way_words,
+)
 from ..inputs.run import RunSummary, group_of
 from .facts import CardFacts
 
@@ -110,6 +118,7 @@ def results(records: list[Record], name: str, pictures: list[dict[str, str]]) ->
         "positive": positive_classes(records),
         "warnings": dict.fromkeys((record.task, text) for record in records for text in record.warnings or ()),
         "few_shot": any(record.is_few_shot for record in records),
+        "joined": any(record.joined and not record.is_few_shot for record in records),
         "all_intervals": all(entry.low is not None for entry in measured),
         "mean": mean,
         "table": table,
@@ -133,9 +142,11 @@ def _telling_ways(records: list[Record]) -> list[str]:
     """Settings and seed of each record in words, if records of one method and protocol differ in them."""
     ways = {(record.method, record.protocol, record.settings_text) for record in records}
     several = len(ways) > len({(method, protocol) for method, protocol, _ in ways})
-    seeds = len({record.seed for record in records}) > 1
+    seeds = [seed_text(record.seeds) for record in records]
+    told = len(set(seeds)) > 1 or any(record.joined for record in records)
     return [
-        way_words("", record.settings_text if several else "", str(record.seed) if seeds else "") for record in records
+        way_words("", record.settings_text if several else "", seed if told else "")
+        for record, seed in zip(records, seeds, strict=True)
     ]
 
 

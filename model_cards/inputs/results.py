@@ -9,7 +9,7 @@ from typing import Any
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import finite, read_json
 from biovfm_hf.results.published import table1, table1_notes
-from biovfm_hf.results.record import RUN_AGAIN, Interval, Record, settings_text
+from biovfm_hf.results.record import MEANS_FILE, RUN_AGAIN, Interval, Record, settings_text
 from biovfm_hf.results.significance import holm
 
 METRIC_LABELS = {  # in files of versions that did not state titles
@@ -121,7 +121,10 @@ def positive_classes(records: Iterable[Record]) -> dict[str, str]:
 
 
 def load_results(path: Path) -> list[Record]:
-    """The records of a results file, or of `results.json` in a results folder.
+    """The records of a results file, or of `results.json` in a results folder; several seeds as their mean.
+
+    The means are those of `seeds.json` beside it, with intervals that hold seeds. Seeds of which it has no mean stay
+    apart.
 
     Raises:
         UserError: no such file, a record lacks model, task, method or metrics, or a value is not a finite number.
@@ -131,12 +134,30 @@ def load_results(path: Path) -> list[Record]:
     file = path / "results.json" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{path}: no results.json there; write it with: biovfm probe --model M --tasks T --out {path}")
+    means = file.with_name(MEANS_FILE)
+    return _joined(_records(file), _records(means) if means.is_file() else [])
+
+
+def _records(file: Path) -> list[Record]:
     rows = read_json(file)
     if isinstance(rows, dict):
         rows = rows.get("records", rows.get("results"))
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{file}: not a results file (a JSON list of records is expected); run biovfm probe again")
     return [_record(row, f"{file}: record {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _joined(records: list[Record], means: list[Record]) -> list[Record]:
+    """Put each mean in the place of its seeds, unless a seed was added or is gone since the mean was written."""
+    seeds: dict[str, list[int]] = {}
+    for record in records:
+        seeds.setdefault(record.likeness, []).append(record.seed or 0)
+    known = {mean.likeness: mean for mean in means if list(mean.joined) == sorted(seeds.get(mean.likeness, []))}
+    rows: dict[str | int, Record] = {}
+    for number, record in enumerate(records):
+        mean = known.get(record.likeness)
+        rows.setdefault(number if mean is None else record.likeness, mean or record)
+    return list(rows.values())
 
 
 def _record(row: Any, where: str) -> Record:
@@ -146,7 +167,8 @@ def _record(row: Any, where: str) -> Record:
     return record
 
 
-def _seed(value: Any) -> str:
+def seed_text(value: Any) -> str:
+    """A seed, or the list of seeds of a mean, as text: `0, 1, 2`; empty if there is none."""
     return ", ".join(str(number) for number in (value if isinstance(value, list) else [value]) if number is not None)
 
 
@@ -163,6 +185,7 @@ def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
             "model": model,
             "revision": record.revision,
             "task": record.task,
+            "data": record.data,
             "method": record.method,
             "protocol": record.protocol,
             "seed": record.seed,
@@ -175,9 +198,11 @@ def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
             "n_train": record.n_train,
             "n_test": record.n_test,
             "seconds": record.seconds,
+            "licence": record.licence,
             "settings": record.settings_text,
             "warnings": record.warnings or [],
             "leaks": record.leaks or [],
+            **({"joined": list(record.joined)} if record.joined else {}),
         }
         for record in records
     ]
@@ -212,7 +237,7 @@ def load_comparisons(folder: Path) -> list[Comparison]:
                 for name in ("task", "method", "metric", "model_a", "model_b", "protocol")
             },
             settings=settings_text(row.get("settings")),
-            seed=_seed(row.get("seed")),
+            seed=seed_text(row.get("seed")),
             difference=float(row["difference"]),
             low=finite(row.get("low")),
             high=finite(row.get("high")),

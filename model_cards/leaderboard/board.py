@@ -8,7 +8,7 @@ import numpy as np
 from biovfm_hf.results.significance import task_ranks
 
 from ..inputs.results import Comparison
-from .entries import Entry
+from .entries import Entry, way_text
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Board:
-    """A table of one method and metric.
+    """A table of one method, with its settings, and metric.
 
     Attributes:
-        method, metric: of all its entries.
+        method, settings, metric: of all its entries.
         title: the metric's for readers.
         tasks: columns.
         models: rows, best mean rank first.
@@ -40,6 +40,7 @@ class Board:
     """
 
     method: str
+    settings: str
     metric: str
     title: str
     tasks: list[str]
@@ -50,55 +51,72 @@ class Board:
 
 
 def make_boards(
-    entries: Sequence[Entry], comparisons: Sequence[Comparison], flags: dict[str, dict[str, str]]
+    entries: Sequence[Entry], comparisons: Sequence[tuple[str, Comparison]], flags: dict[str, dict[str, str]]
 ) -> list[Board]:
-    """One board for each method and metric.
+    """One board for each method, settings and metric.
 
     Args:
-        entries: if a model and task occur twice (several settings or seeds), the last counts.
-        comparisons: paired differences, which decide the possible ranks.
-        flags: {model: {task: overlap of its pretraining data with the task}}.
+        entries: with rows and columns (`naming.apart`). If one cell has several, that of the most seeds counts, and of
+            these the last.
+        comparisons: paired differences, which decide the possible ranks, each with the folder of its entries.
+        flags: {model: {task: overlap of its pretraining data with the task}}; a model is a row, or all rows of a name.
     """
-    groups: dict[tuple[str, str], list[Entry]] = {}
+    groups: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
-        groups.setdefault((entry.method, entry.metric), []).append(entry)
-    return [_board(method, metric, group, comparisons, flags) for (method, metric), group in groups.items()]
+        groups.setdefault((entry.method, entry.settings, entry.metric), []).append(entry)
+    return [_board(group, comparisons, flags) for group in groups.values()]
 
 
 def _board(
-    method: str, metric: str, entries: list[Entry], comparisons: Sequence[Comparison], flags: dict[str, dict[str, str]]
+    entries: list[Entry], comparisons: Sequence[tuple[str, Comparison]], flags: dict[str, dict[str, str]]
 ) -> Board:
-    by_cell = {(entry.model, entry.task): entry for entry in entries}
-    tasks = list(dict.fromkeys(entry.task for entry in entries))
-    models = list(dict.fromkeys(entry.model for entry in entries))
-    better = _told_apart(method, metric, comparisons)
+    first = entries[0]
+    by_cell = {(entry.row, entry.column): entry for entry in sorted(entries, key=lambda entry: entry.seed_count)}
+    tasks = list(dict.fromkeys(entry.column for entry in entries))
+    models = list(dict.fromkeys(entry.row for entry in entries))
+    better = _told_apart(entries, by_cell, comparisons)
     cells: dict[tuple[str, str], Cell] = {}
     for task in tasks:
         there = [model for model in models if (model, task) in by_cell]
         scores = np.array([[by_cell[model, task].score.value for model in there]])
-        ranks = task_ranks(-scores if entries[0].lower_is_better else scores)[0]
+        ranks = task_ranks(-scores if first.lower_is_better else scores)[0]
         for model, rank in zip(there, ranks, strict=True):
-            first, last = _possible(model, there, better.get(task, {}))
-            flag = flags.get(model, {}).get(task, "")
-            cells[model, task] = Cell(by_cell[model, task], float(rank), first, last, flag)
+            cells[model, task] = Cell(
+                by_cell[model, task], float(rank), *_possible(model, there, better.get(task, {})),
+                _flag(by_cell[model, task], flags),
+            )  # fmt: skip
     mean_ranks = {model: _mean_rank(model, tasks, cells) for model in models}
     seconds = {
         model: _seconds([by_cell[model, task] for task in tasks if (model, task) in by_cell]) for model in models
     }
     models.sort(key=lambda model: (mean_ranks[model] is None, mean_ranks[model] or 0.0))
-    return Board(method, metric, entries[-1].title, tasks, models, cells, mean_ranks, seconds)
+    return Board(first.method, first.settings, first.metric, entries[-1].title, tasks, models, cells, mean_ranks,
+                 seconds)  # fmt: skip
 
 
-def _told_apart(method: str, metric: str, comparisons: Sequence[Comparison]) -> dict[str, dict[tuple[str, str], int]]:
-    """{task: {(a, b): 1 if a is better than b, -1 if worse, 0 if they do not differ}}."""
+def _flag(entry: Entry, flags: dict[str, dict[str, str]]) -> str:
+    return flags.get(entry.row, flags.get(entry.model, {})).get(entry.task, "")
+
+
+def _told_apart(
+    entries: list[Entry], by_cell: dict[tuple[str, str], Entry], comparisons: Sequence[tuple[str, Comparison]]
+) -> dict[str, dict[tuple[str, str], int]]:
+    """{column: {(a, b): 1 if row a is better than b, -1 if worse, 0 if they do not differ}}.
+
+    A comparison counts if it is of the folder, method, settings and seeds of both cells.
+    """
+    held = {(entry.folder, entry.model, entry.task, entry.seeds): entry for entry in entries}
+    measured = (entries[0].method, entries[0].settings, entries[0].metric)
     signs: dict[str, dict[tuple[str, str], int]] = {}
-    for each in comparisons:
-        name = f"{each.method}, {each.protocol}" if each.protocol else each.method
-        if (name, each.metric) == (method, metric) and each.p_holm is not None:
+    for folder, each in comparisons:
+        if (way_text(each.method, each.protocol), each.settings, each.metric) != measured or each.p_holm is None:
+            continue
+        pair = [held.get((folder, model, each.task, each.seed)) for model in (each.model_a, each.model_b)]
+        shown = [entry for entry in pair if entry and by_cell[entry.row, entry.column].seeds == each.seed]
+        if len(shown) == 2 and shown[0].column == shown[1].column:
+            a, b = (entry.row for entry in shown)
             sign = (1 if each.favours_a else -1) if each.is_real else 0
-            signs.setdefault(each.task, {}).update(
-                {(each.model_a, each.model_b): sign, (each.model_b, each.model_a): -sign}
-            )
+            signs.setdefault(shown[0].column, {}).update({(a, b): sign, (b, a): -sign})
     return signs
 
 

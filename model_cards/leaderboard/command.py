@@ -17,7 +17,8 @@ from ..inputs.leakage import Leakage, read_leakage
 from ..inputs.results import interval_text
 from ..templating import TEMPLATES, template_environment
 from .board import Board, make_boards
-from .entries import fetch, read_entries
+from .entries import Entry, fetch, read_entries
+from .naming import apart
 
 EPILOG = """examples:
   biovfm leaderboard results --out board
@@ -64,7 +65,7 @@ def leaderboard(options: LeaderboardOptions) -> list[Board]:
     """Write the page, its tables and, for a Space, the README, to `options.out`.
 
     Returns:
-        The boards: one for each method and metric.
+        The boards: one for each method, settings and metric.
 
     Raises:
         UserError: an input is none of those known, damaged, or has no score.
@@ -72,8 +73,7 @@ def leaderboard(options: LeaderboardOptions) -> list[Board]:
     entries, comparisons = read_entries(options.results)
     if not entries:
         raise UserError(f"{', '.join(options.results)}: no score there; run biovfm probe first")
-    tasks = sorted({entry.task for entry in entries})
-    boards = make_boards(entries, comparisons, leakage_flags(options.dataset, tasks))
+    boards = make_boards(apart(entries), comparisons, leakage_flags(options.dataset, entries))
     rows = board_rows(boards)
     write_text(options.out / "index.html", render(boards, options.title))
     write_text(options.out / "leaderboard.json", json.dumps(rows, indent=1) + "\n")
@@ -83,9 +83,10 @@ def leaderboard(options: LeaderboardOptions) -> list[Board]:
     return boards
 
 
-def leakage_flags(datasets: tuple[str, ...], tasks: list[str]) -> dict[str, dict[str, str]]:
+def leakage_flags(datasets: tuple[str, ...], entries: list[Entry]) -> dict[str, dict[str, str]]:
     """{model: {task: overlap of the model's pretraining data with the task's benchmark}}."""
     flags: dict[str, dict[str, str]] = {}
+    tasks = sorted({entry.task for entry in entries})
     for word in datasets:
         model, _, dataset = word.partition("=")
         leakage = _leakage(dataset)
@@ -112,10 +113,11 @@ def _leakage(dataset: str) -> Leakage:
 def board_rows(boards: list[Board]) -> list[dict[str, Any]]:
     """Every cell as a row of leaderboard.json."""
     return [
-        {"model": model, "task": task, "method": board.method, "metric": board.metric, "value": cell.entry.score.value,
-         "low": cell.entry.score.low, "high": cell.entry.score.high, "rank": cell.rank, "rank_first": cell.first,
-         "rank_last": cell.last, "modality": cell.entry.modality, "licence": cell.entry.licence, "leakage": cell.flag,
-         "seconds": cell.entry.cost, "source": cell.entry.source}
+        {"model": model, "task": task, "method": board.method, "settings": board.settings, "seeds": cell.entry.seeds,
+         "metric": board.metric, "value": cell.entry.score.value, "low": cell.entry.score.low,
+         "high": cell.entry.score.high, "rank": cell.rank, "rank_first": cell.first, "rank_last": cell.last,
+         "revision": cell.entry.revision, "modality": cell.entry.modality, "licence": cell.entry.licence,
+         "leakage": cell.flag, "seconds": cell.entry.cost, "source": cell.entry.source}
         for board in boards for (model, task), cell in board.cells.items()
     ]  # fmt: skip
 

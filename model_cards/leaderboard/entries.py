@@ -1,6 +1,6 @@
 """Reads the entries of a leaderboard, one per model, task and method, from results files or Hub repositories."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..inputs.results import (
     load_comparisons,
     load_results,
     primary_metric,
+    seed_text,
 )
 
 EVAL_RESULTS = ".eval_results"
@@ -31,7 +32,7 @@ class Entry:
     """One score.
 
     Attributes:
-        model, task, method: what was scored, on what, and how (with the protocol).
+        model, task, method: what was scored, on what, and how (with the protocol), as the results name them.
         metric: name of the score.
         score: with its interval if known.
         licence: of the task's data, "" if not stated.
@@ -39,6 +40,10 @@ class Entry:
         lower_is_better: whether the better of two models has the lower score.
         title: the metric's for readers.
         source: its folder, file or repository, only by name, since the page may be published.
+        settings, seeds: of the method, as comparisons state them; "" if not stated.
+        revision, data: digests of the weights and of the task's data, "" if not stated.
+        folder: the input that has it, whose comparisons are of it.
+        row, column: names in the table, see `naming.apart`.
     """
 
     model: str
@@ -51,6 +56,18 @@ class Entry:
     lower_is_better: bool = False
     title: str = "score"
     source: str = ""
+    settings: str = ""
+    seeds: str = ""
+    revision: str = ""
+    data: str = ""
+    folder: str = ""
+    row: str = ""
+    column: str = ""
+
+    @property
+    def seed_count(self) -> int:
+        """The number of seeds that it is the mean of, 0 if not stated."""
+        return len(self.seeds.split(", ")) if self.seeds else 0
 
     @property
     def modality(self) -> str:
@@ -65,40 +82,72 @@ def modalities() -> dict[str, str]:
     return {str(task): str(modality) for modality, tasks in stored.items() for task in tasks}
 
 
-def read_entries(inputs: Iterable[str]) -> tuple[list[Entry], list[Comparison]]:
+def read_entries(inputs: Iterable[str]) -> tuple[list[Entry], list[tuple[str, Comparison]]]:
     """The entries, and the paired differences, of results files and folders, model folders and Hub repositories.
+
+    Each difference comes with the `folder` of the entries that it is of. Seeds without a joint interval, as in results
+    of an earlier version, are one entry with their mean.
 
     Raises:
         UserError: an input is none of these, or is damaged.
     """
     entries: list[Entry] = []
-    comparisons: list[Comparison] = []
+    comparisons: list[tuple[str, Comparison]] = []
     for name in inputs:
         path = Path(name)
         if not path.exists():
-            entries += model_entries(fetch_results(name), name)
+            entries += model_entries(fetch_results(name), name, name)
         elif (path / EVAL_RESULTS).is_dir() or (path / CARD_RESULTS).is_file():
-            entries += model_entries(path, path.resolve().name)
+            entries += model_entries(path, path.resolve().name, str(path.resolve()))
         else:
-            entries += [_entry(record, path.resolve().name) for record in load_results(path)]
-            comparisons += load_comparisons(path if path.is_dir() else path.parent)
+            folder = str(path.resolve())
+            entries += [_entry(record, folder) for record in _whole(load_results(path))]
+            comparisons += [(folder, row) for row in load_comparisons(path if path.is_dir() else path.parent)]
     return [entry for entry in entries if entry.metric], comparisons
 
 
-def model_entries(folder: Path, model: str) -> list[Entry]:
-    """The entries of a model folder: its card's records, which have intervals, else its `.eval_results`."""
-    if (folder / CARD_RESULTS).is_file():
-        return [replace(_entry(record, model), model=model) for record in load_results(folder / CARD_RESULTS)]
-    return hub_entries(folder, model)
+def model_entries(place: Path, model: str, folder: str) -> list[Entry]:
+    """The entries of a model folder at `place`: its card's records, which have intervals, else its `.eval_results`."""
+    if (place / CARD_RESULTS).is_file():
+        held = _whole(load_results(place / CARD_RESULTS))
+        return [replace(_entry(record, folder), model=model, source=model) for record in held]
+    return [replace(entry, folder=folder) for entry in hub_entries(place, model)]
 
 
-def _entry(record: Record, source: str) -> Entry:
-    metric = record.primary if record.primary in record.intervals else primary_metric([record])
-    method = f"{record.method}, {record.protocol}" if record.protocol else record.method
-    score = record.intervals.get(metric, Interval(0.0))
-    return Entry(record.model, record.task, method, metric if metric in record.intervals else "", score,
-                 record.licence or "", record.seconds, is_lower_better(metric, [record]),
-                 labels_of([record])(metric), source)  # fmt: skip
+def _whole(records: Sequence[Record]) -> list[Record]:
+    """One record for all seeds of a measurement: their mean without interval, where no joint record is known."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.likeness, []).append(record)
+    return [group[0] if len({record.seed for record in group}) == 1 else _mean(group) for group in groups.values()]
+
+
+def _mean(group: list[Record]) -> Record:
+    shared = set.intersection(*(set(record.intervals) for record in group))
+    means = {name: sum(record.intervals[name].value for record in group) / len(group) for name in shared}
+    seconds = [record.seconds for record in group if record.seconds is not None]
+    return replace(
+        group[0], metrics={name: {"value": means[name]} for name in group[0].intervals if name in shared},
+        joined=tuple(sorted(record.seed or 0 for record in group)),
+        seconds=sum(seconds) if len(seconds) == len(group) else None,
+    )  # fmt: skip
+
+
+def way_text(method: str, protocol: str) -> str:
+    """A method with its protocol: `linear, fast`."""
+    return f"{method}, {protocol}" if protocol else method
+
+
+def _entry(record: Record, folder: str) -> Entry:
+    shown = record.intervals
+    metric = record.primary if record.primary in shown else primary_metric([record]) if shown else ""
+    return Entry(
+        model=record.model, task=record.task, method=way_text(record.method, record.protocol), metric=metric,
+        score=shown.get(metric, Interval(0.0)), licence=record.licence or "", cost=record.seconds,
+        lower_is_better=is_lower_better(metric, [record]), title=labels_of([record])(metric),
+        source=Path(folder).name, settings=record.settings_text, seeds=seed_text(record.seeds),
+        revision=record.revision, data=record.data or "", folder=folder,
+    )  # fmt: skip
 
 
 def fetch_results(repository: str) -> Path:

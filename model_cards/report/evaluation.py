@@ -15,6 +15,7 @@ from ..inputs.results import (
     metric_order,
     positive_classes,
     primary_metric,
+    seed_text,
     warnings_of,
     way_words,
 )
@@ -98,7 +99,8 @@ def _score_table(records: list[Record], models: list[str], names: dict[str, str]
         entry = record.intervals.get(primary)
         style = charts.style_of(models.index(record.model))
         mark = charts.interval_mark(entry.value, entry.low, entry.high, axis, style) if entry else Markup("")
-        row = {"record": record, "model": names[record.model], "mark": mark, "style": style}
+        seeds = way_words("", "", seed_text(record.seeds))
+        row = {"record": record, "model": names[record.model], "mark": mark, "style": style, "seeds": seeds}
         tasks.setdefault(record.task, []).append(row)
     return {
         "method": records[0].method,
@@ -112,7 +114,8 @@ def _score_table(records: list[Record], models: list[str], names: dict[str, str]
         "tasks": [(task, rows, list(warnings_of(row["record"] for row in rows))) for task, rows in tasks.items()],
         "ranks": mean_ranks(records, primary, names),
         "left_out": max(0, len(records) - MAX_ROWS),
-        "seeds": sorted({record.seed for record in records if record.seed is not None}),
+        "seeds": list(dict.fromkeys(filter(None, (way_words("", "", seed_text(record.seeds)) for record in records)))),
+        "joined": any(record.joined and not record.is_few_shot for record in records),
         "seconds": sum(record.seconds or 0 for record in records) or None,
     }
 

@@ -77,7 +77,7 @@ def _next_steps(material: Material, rows: list[Comparison]) -> list[str]:
     unclear = [row for row in rows if not row.is_real and row.low is not None and row.high is not None]
     if unclear:
         steps.append(_telling_apart(unclear, "the models" if len(unclear) == len(rows) else "the others"))
-    if len({record.seed for record in material.records if record.seed is not None}) == 1:
+    if len({seed for record in material.records for seed in record.joined or (record.seed,) if seed is not None}) == 1:
         steps.append("All scores are of one seed. Others (biovfm probe --seed 0,1,2) show how much of them is luck.")
     return steps
 

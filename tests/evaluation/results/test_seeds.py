@@ -57,6 +57,11 @@ def test_command_runs_several_seeds_and_states_their_spread(tmp_path, tiny_model
     table = (tmp_path / "table.md").read_text()
     assert "linear, protocol biovfm, seed 0, 1, 2 (mean)" in table and "over 3 seeds, SD" in table
     assert "standard error from test cases" in table
+    means = json.loads((tmp_path / "seeds.json").read_text())
+    assert [(mean["model"], mean["method"], mean["joined"]) for mean in means] == [
+        (model, method, [0, 1, 2]) for method in ("fewshot-2", "linear") for model in "ab"
+    ]
+    assert all(mean["metrics"]["auc"]["seeds"] == 3 and mean["scores"] for mean in means)
     lines = (tmp_path / "table.csv").read_text().splitlines()
     assert any(',"0, 1, 2 (mean)",' in line for line in lines)
     rows = json.loads((tmp_path / "comparisons.json").read_text())

@@ -1,9 +1,12 @@
 """Reading results files: strict about their content, with a message for every problem, compared only if comparable."""
 
+import json
+
 import pytest
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.results.published import table1
+from model_cards.card.model_index import eval_results
 from model_cards.card.render import render_results
 from model_cards.inputs import results
 
@@ -15,6 +18,26 @@ def test_a_record_comes_back_with_its_intervals(make, tmp_path):
     (record,) = results.load_results(folder)
     assert (record.model, record.task, record.n_train, record.n_test) == ("m", "breastmnist", 1000, 200)
     assert record.intervals["auc"] == results.Interval(0.8, 0.8 - 0.03, 0.8 + 0.03)
+
+
+def test_several_seeds_are_their_mean_in_results_and_on_the_card(make, tmp_path):
+    rows = [{**row, "seed": seed, "data": "d"} for seed in (0, 1) for row in make.rows("m", ["t", "u"])]
+    folder = make.results(tmp_path / "r", rows)
+    joined = {"joined": [0, 1], "metrics": {"auc": {"value": 0.7, "low": 0.5, "high": 0.9}}}
+    (folder / "seeds.json").write_text(json.dumps([{**rows[0], **joined}, {**rows[1], "joined": [0, 1, 2]}]))
+    records = results.load_results(folder)  # the mean of u is of another set of seeds, so it does not count
+    assert [(record.task, record.seeds) for record in records] == [("t", [0, 1]), ("u", 0), ("u", 1)]
+    assert records[0].intervals["auc"] == results.Interval(0.7, 0.5, 0.9)
+    beside = tmp_path / "biovfm.json"
+    beside.write_text(json.dumps(results.results_rows(records, "m")))
+    assert [(record.seeds, record.data) for record in results.load_results(beside)] == [
+        ([0, 1], "d"),
+        (0, "d"),
+        (1, "d"),
+    ]
+    card = render_results(records, "m")
+    assert "| linear (seeds 0, 1) |" in card and "means over several seeds hold test cases and seeds" in card
+    assert [entry.metric_name for entry in eval_results(records[:1])] == ["AUC (linear, fast protocol, seeds 0, 1)"]
 
 
 @pytest.mark.parametrize(

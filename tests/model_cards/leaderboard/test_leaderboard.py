@@ -86,6 +86,74 @@ def test_models_with_cards_bring_their_intervals_into_one_table(results, tmp_pat
     assert board.models == ["one", "two"] and board.cells["two", "busi"].entry.score.low is not None
 
 
+def scored(folder, records, pairs=(), means=()):
+    """A results folder: records by (model, value, further fields), and significant pairs by (a, b, further fields)."""
+    named = {"task": "busi", "method": "knn", "protocol": "fast"}
+    rows = [{**named, "primary": "auc", "metrics": {"auc": {"value": value}}, "model": model, **more}
+            for model, value, more in records]  # fmt: skip
+    paired = {**named, "metric": "auc", "difference": 0.1, "p": 0.001, "p_holm": 0.001}
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(rows))
+    (folder / "seeds.json").write_text(json.dumps([{**rows[0], **mean} for mean in means]))
+    if not means:
+        (folder / "seeds.json").unlink()
+    told = [{**paired, "model_a": a, "model_b": b, **more} for a, b, more in pairs]
+    (folder / "comparisons.json").write_text(json.dumps(told))
+    return str(folder)
+
+
+def boards_of(tmp_path, *folders):
+    return leaderboard(LeaderboardOptions(results=folders, out=tmp_path / "board"))
+
+
+def test_other_settings_are_another_table_with_ranks_of_their_own(tmp_path):
+    mean, both = ({"settings": {"features": name}, "seed": 0} for name in ("mean", "both"))
+    records = [("a", 0.8, mean), ("b", 0.7, mean), ("a", 0.6, both), ("b", 0.7, both), ("a", 0.5, {})]
+    folder = scored(tmp_path / "r", records, [("a", "b", mean)])
+    first, second, unstated = boards_of(tmp_path, folder)
+    assert [board.settings for board in (first, second, unstated)] == ["features mean", "features both", ""]
+    assert [first.cells[model, "busi"].entry.score.value for model in "ab"] == [0.8, 0.7]
+    assert [second.cells[model, "busi"].entry.score.value for model in "ab"] == [0.6, 0.7]
+    assert first.cells["a", "busi"].last == 1 and second.cells["a", "busi"].last is None
+    assert "knn, fast (features mean): AUC" in (tmp_path / "board" / "index.html").read_text()
+
+
+def test_several_seeds_are_their_mean_with_the_interval_that_holds_them(tmp_path):
+    seeds = [(model, value, {"seed": seed}) for model in "ab" for seed, value in enumerate((0.5, 0.9, 0.7))]
+    several = {"seed": [0, 1, 2]}
+    joint = {"seed": 0, "joined": [0, 1, 2], "metrics": {"auc": {"value": 0.7, "low": 0.6, "high": 0.8}}}
+    pairs = [("a", "b", {"seed": 2}), ("b", "a", several)]
+    (board,) = boards_of(tmp_path, scored(tmp_path / "r", seeds, pairs, [joint]))
+    score = board.cells["a", "busi"].entry.score
+    assert (score.value, score.low, score.high) == (0.7, 0.6, 0.8)
+    without = board.cells["b", "busi"]  # as in a folder of an earlier version
+    assert without.entry.score.value == pytest.approx(0.7) and without.entry.score.low is None
+    assert (without.first, without.last) == (1, 1)  # by the comparison over all seeds
+    assert (tmp_path / "board" / "index.html").read_text().count("mean of 3 seeds") == 2
+    stale = {**joint, "joined": [0, 1]}
+    (board,) = boards_of(tmp_path, scored(tmp_path / "s", seeds, pairs, [stale]))
+    assert board.cells["a", "busi"].entry.score.low is None
+
+
+def test_other_weights_and_data_under_one_name_stay_apart(tmp_path):
+    def folder(place, value, **told):
+        return scored(tmp_path / place, [("m", value, told), ("n", 0.5, told)], [("m", "n", told)])
+
+    first, other = folder("one", 0.8, revision="1234567890"), folder("two", 0.6, revision="abcdefghij")
+    (board,) = boards_of(tmp_path, first, other)
+    cells = {row: cell.entry.score.value for (row, _), cell in board.cells.items()}
+    assert cells == {"m (one)": 0.8, "m (two)": 0.6, "n (one)": 0.5, "n (two)": 0.5}
+    assert all(cell.first is None for cell in board.cells.values())  # no folder compares all four
+    (board,) = boards_of(tmp_path, first, folder("x/one", 0.6, revision="abcdefghij"))
+    assert {"m (revision 12345678)", "m (revision abcdefgh)"} < set(board.models)
+    (board,) = boards_of(tmp_path, first, folder("again", 0.8, revision="1234567890"))
+    assert board.models == ["m", "n"] and board.cells["m", "busi"].last == 1
+    (board,) = boards_of(tmp_path, *(folder(word, 0.8, revision="r", data=word) for word in ("here", "there")))
+    assert board.tasks == ["busi (here)", "busi (there)"] and board.models == ["m", "n"]
+    with pytest.raises(UserError, match=r"m is in \S+/old and \S+/y/old, and nothing tells"):
+        boards_of(tmp_path, folder("old", 0.8), folder("y/old", 0.6))
+
+
 @pytest.mark.parametrize("stated", [True, False])
 def test_the_shorter_distance_has_the_better_rank(tmp_path, stated):
     told = {"lower_is_better": ["hd95"]} if stated else {}
