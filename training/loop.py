@@ -320,7 +320,7 @@ def _raise_alarm(run: Run, record: dict[str, Any]) -> None:
 def _export(run: Run, target: Path) -> None:
     modules = run.method.exported(run.objective)
     with failing_together(run.accelerator):
-        export_models(target, modules, run.config, run.step, run.flops_per_image, run.main)
+        export_models(target, modules, run.config, run.step, run.flops_per_image, run.lineages, run.main)
     repository = run.config.run.push_to_hub
     if repository and run.main:
         run.pushes.append(push_in_background(target / "model", repository, run.step, list(run.pushes)))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from biovfm_hf.cards.provenance import Provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 from biovfm_hf.size_names import size_words
@@ -36,7 +37,7 @@ from .run.device import (
 )
 from .run.export import open_repository
 from .run.folder import check_apart, hold_run_folder, prepare_run_folder, trim_metrics
-from .run.provenance import run_provenance
+from .run.provenance import Lineage, run_provenance
 from .run.watch import Watch, open_watch
 from .schedule import Schedule, scaled_learning_rate
 from .settings.augment import check_augment
@@ -65,6 +66,7 @@ class Run:
     watch: Watch | None
     flops_per_image: float
     lock: ExitStack | None  # keeps other runs out of the folder, on the process that writes
+    lineages: dict[str, Lineage]  # of the exported models, on that process
     step: int = 0
     skipped_before: int = 0  # unreadable images of the run's earlier parts, on all processes
     skipped: int = 0  # of this part, on this process
@@ -98,14 +100,14 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
     watch = open_watch(config, images)
     accelerator = make_accelerator(config, out)
     share, accumulation = split_batch(config, accelerator.num_processes, accelerator.process_index)
-    lock = None
+    lock, lineages = None, dict[str, Lineage]()
     with failing_together(accelerator):
         if accelerator.is_main_process:
             lock = hold_run_folder(out)
-            prepare_run_folder(out, config)
+            lineages = prepare_run_folder(out, config)
             remove_leftovers(out)
             if config.run.push_to_hub:
-                _check_public(config)
+                _check_public(config.run.push_to_hub, run_provenance(lineages))
                 open_repository(config.run.push_to_hub)
     torch.manual_seed(config.seed)
     objective = method.build(_initial(config, out), model_config).train()
@@ -129,6 +131,7 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
         watch=watch,
         flops_per_image=flops_per_image,
         lock=lock,
+        lineages=lineages,
     )
     say(run, opening_line(run, peak))
     if run.main and config.batch.size > len(images):
@@ -143,16 +146,15 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
     return run
 
 
-def _check_public(config: TrainConfig) -> None:
+def _check_public(repository: str, provenance: Provenance) -> None:
     """Refuse to push models of private sources during training, since nobody is there to confirm it.
 
     Raises:
         UserError: the data, or the weights that the run starts from, are of private sources.
     """
-    provenance = run_provenance(config)
     if provenance.is_private:
         raise UserError(
-            f"cannot push to {config.run.push_to_hub}: the run learns from data of private access ({provenance}); "
+            f"cannot push to {repository}: the run learns from data of private access ({provenance}); "
             "leave out --push-to-hub, and send the finished model: biovfm push OUT/model REPO --private-sources-ok"
         )
 

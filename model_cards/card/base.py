@@ -7,10 +7,10 @@ from typing import Any
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 
+from biovfm_hf.cards.origin import folder_name
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.reading.documents import read_yaml
 
-from ..inputs.model import name_of
 from ..inputs.run import RunSummary
 from .earlier import card_license
 
@@ -43,7 +43,7 @@ def find_base(model_dir: Path, run: RunSummary | None, stated: str | None) -> Ba
     if folder is not None and folder.is_dir():
         model = folder / "model" if (folder / "model").is_dir() else folder
         licence = card_license(model / "README.md")
-        return BaseModel(stated or name_of(model), stated is not None, licence, teaches)
+        return BaseModel(stated or folder_name(model), stated is not None, licence, teaches)
     name = stated or start
     if name is None:
         return None

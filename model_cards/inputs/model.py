@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from biovfm_hf.cards.objective import Objective, read_objective
+from biovfm_hf.cards.origin import folder_name
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 from biovfm_hf.reading.documents import read_json
@@ -57,7 +58,7 @@ def summarise_model(folder: Path) -> ModelSummary:
         raise UserError(f"{folder}: no *.safetensors weights; save the model with save_pretrained")
     settings = read_json(processor) if processor.is_file() else {}
     return ModelSummary(
-        name=name_of(folder),
+        name=folder_name(folder),
         config=config,
         processor=settings if isinstance(settings, dict) else {},
         parameters=sum(count_parameters(file) for file in weights),
@@ -65,12 +66,6 @@ def summarise_model(folder: Path) -> ModelSummary:
         flops_per_image=forward_flops(config),
         objective=read_objective(folder),
     )
-
-
-def name_of(folder: Path) -> str:
-    """A model folder's name; that of the run for the `model/` of a training run."""
-    place = folder.resolve()
-    return place.parent.name if place.name == "model" else place.name
 
 
 def count_parameters(file: Path) -> int:

@@ -32,6 +32,7 @@ from training.data.batches import Drawn, normalise
 from training.estimate import memory_gib, peak_flops
 from training.run import export
 from training.run.device import check_devices, make_accelerator
+from training.run.provenance import lineages
 from training.schedule import StepValues
 from training.settings.config import TrainConfig, biovfm_config
 
@@ -433,7 +434,7 @@ def test_an_exported_folder_is_the_tensors_it_was_given(tmp_path: Path) -> None:
     config = config_from_tree({"method": "dino", "model": {"size": "vit-tiny"}})
     model_config = BioVFMConfig.from_size("vit-tiny", num_hidden_layers=1, image_size=32, drop_path_rate=0.3)
     model = BioVFMModel(model_config)
-    export.export_models(tmp_path, {"model": model}, config, step=7, flops_per_image=1e9, write=True)
+    export.export_models(tmp_path, {"model": model}, config, 7, 1e9, lineages(config), write=True)
     loaded = BioVFMModel.from_pretrained(tmp_path / "model")
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert loaded.config.drop_path_rate == 0.0 and model_config.drop_path_rate == 0.3
@@ -445,7 +446,7 @@ def test_the_processor_prepares_images_as_training_did(tmp_path: Path) -> None:
 
     config = config_from_tree({"method": "mae", "augment": {"mean": [0.5] * 3, "std": [0.25] * 3}})
     model = BioVFMModel(BioVFMConfig.from_size("vit-tiny", num_hidden_layers=1, image_size=32))
-    export.export_models(tmp_path, {"model": model}, config, step=1, flops_per_image=1e9, write=True)
+    export.export_models(tmp_path, {"model": model}, config, 1, 1e9, lineages(config), write=True)
     processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
     image = torch.arange(32 * 32, dtype=torch.int64).remainder(256).to(torch.uint8).view(32, 32)
     pixels = processor(image.numpy(), return_tensors="pt").pixel_values

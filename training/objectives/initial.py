@@ -15,7 +15,7 @@ from biovfm_hf.reading.documents import read_yaml
 from biovfm_hf.size_names import named_size
 
 from ..run.checkpoint import newest_model, newest_name
-from ..settings.config import TrainConfig
+from ..settings.config import TrainConfig, is_run
 
 M = TypeVar("M", bound=nn.Module)
 _POSITIONS = "position_embeddings"
@@ -160,11 +160,6 @@ def read_frozen(model: BioVFMModel, source: str, key: str, role: str) -> None:
         tensors = {name.removeprefix("biovfm."): tensor for name, tensor in read.items()}
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("decoder.")}
     take_over(model, tensors, source, key)
-
-
-def is_run(source: str) -> bool:
-    """Whether a path is that of a run folder, with checkpoints."""
-    return (Path(source) / "checkpoints").is_dir()
 
 
 @torch.no_grad()

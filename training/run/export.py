@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from biovfm_hf import BioVFMImageProcessor
 from biovfm_hf.cards.objective import Objective, tag_of, write_objective
-from biovfm_hf.cards.provenance import write_provenance
+from biovfm_hf.cards.origin import public_name
 from biovfm_hf.cards.stub import STUB_FIELD
 from biovfm_hf.conversion.weights import read_object
 from biovfm_hf.errors import UserError, one_line, require
@@ -29,15 +29,23 @@ from biovfm_hf.writing.files import atomic_path, write_text
 from ..settings.config import TrainConfig
 from ..settings.typed import to_yaml
 from .checkpoint import model_tensors
-from .provenance import run_provenance
+from .provenance import Lineage
 
 logger = logging.getLogger(__name__)
 
 
 def write_model_folder(
-    target: Path, module: nn.Module, tensors: dict[str, Tensor], config: TrainConfig, step: int, flops_per_image: float
+    target: Path,
+    module: nn.Module,
+    tensors: dict[str, Tensor],
+    config: TrainConfig,
+    step: int,
+    flops_per_image: float,
+    lineage: Lineage,
 ) -> None:
     """Write weights, config, image processor, the run's configuration, its objective and a card stub, atomically.
+
+    The weights behind the model, and the restrictions that come with it, are written beside it too.
 
     Args:
         target: the model folder; an existing one is replaced.
@@ -47,6 +55,7 @@ def write_model_folder(
         config: the run's configuration.
         step: number of optimiser steps that led to these weights.
         flops_per_image: floating-point operations that one image takes in training.
+        lineage: what the model is made from.
     """
     with atomic_path(target) as temporary:
         if isinstance(module, PreTrainedModel):
@@ -57,7 +66,7 @@ def write_model_folder(
         (temporary / "README.md").write_text(card_stub(config, size, step), encoding="utf-8")
         objective = Objective(config.title, config.summary, config.source, flops_per_image)
         write_objective(temporary, objective)
-        write_provenance(temporary, run_provenance(config))
+        lineage.write(temporary)
 
 
 def _save_ours(folder: Path, module: PreTrainedModel, tensors: dict[str, Tensor], config: TrainConfig) -> str:
@@ -97,11 +106,7 @@ def _save_timm(folder: Path, module: Any, tensors: dict[str, Tensor], config: Tr
 
 def _public(config: TrainConfig) -> TrainConfig:
     """The settings without paths of this machine, because a model folder may be published."""
-
-    def name(path: str | None) -> str | None:
-        return Path(path).name if path and Path(path).exists() else path
-
-    return config.renamed(name)
+    return config.renamed(lambda name: name and public_name(name))
 
 
 def card_stub(config: TrainConfig, size: str, step: int) -> str:
@@ -128,7 +133,13 @@ Not a medical device; for research.
 
 
 def export_models(
-    target: Path, modules: dict[str, nn.Module], config: TrainConfig, step: int, flops_per_image: float, write: bool
+    target: Path,
+    modules: dict[str, nn.Module],
+    config: TrainConfig,
+    step: int,
+    flops_per_image: float,
+    lineages: dict[str, Lineage],
+    write: bool,
 ) -> None:
     """Write each module as the model folder `target / NAME`. All processes must call this; those with `write` write.
 
@@ -138,11 +149,13 @@ def export_models(
         config: the run's configuration.
         step: number of optimiser steps that led to these weights.
         flops_per_image: floating-point operations that one image takes in training.
+        lineages: folder name -> what that model is made from; a folder without one is as `model`.
         write: whether this process touches the disk.
     """
     tensors = {name: model_tensors(module) for name, module in modules.items()}  # before a write can fail
     for name, module in modules.items() if write else ():
-        write_model_folder(target / name, module, tensors[name], config, step, flops_per_image)
+        lineage = lineages.get(name, lineages["model"])
+        write_model_folder(target / name, module, tensors[name], config, step, flops_per_image, lineage)
 
 
 def open_repository(repository: str) -> None:

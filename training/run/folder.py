@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from biovfm_hf.cards.provenance import write_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import parse_yaml
 from biovfm_hf.writing.files import atomic_path, write_text
@@ -20,7 +19,7 @@ from ..data.augment_batch import apply_drawn_looks
 from ..data.batches import CropBatches
 from ..settings.config import TrainConfig
 from ..settings.typed import flat, plain, to_yaml
-from .provenance import run_provenance
+from .provenance import Lineage, note_lineages
 
 # Settings that may change when a run continues: they change neither the images seen nor what is learned from them.
 _FREE = (
@@ -68,8 +67,11 @@ def hold_run_folder(out: Path) -> ExitStack:
     return hold
 
 
-def prepare_run_folder(out: Path, config: TrainConfig) -> None:
+def prepare_run_folder(out: Path, config: TrainConfig) -> dict[str, Lineage]:
     """Create `out` with `config.yaml`, or check that an existing `config.yaml` describes the same run.
+
+    Returns:
+        The lineage of each model that the run exports.
 
     Raises:
         UserError: `out` belongs to a run with other settings, or cannot be written.
@@ -97,7 +99,7 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> None:
         raise UserError(f"{out} holds {results[0]}/ but no config.yaml, so it is not a run folder; use another --out")
     try:
         write_text(path, text)
-        write_provenance(out, run_provenance(config))
+        return note_lineages(out, config, begun=bool(_results(out)))
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
 

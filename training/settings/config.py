@@ -7,8 +7,10 @@ or a share of all steps between 0 and 1.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from biovfm_hf.cards.origin import Origin
 from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.nearest import did_you_mean
 
@@ -253,9 +255,9 @@ class TrainConfig:
             )
 
     @property
-    def teachers(self) -> tuple[str, ...]:
-        """Weights that the run learns from besides those of `model.init_from`: model folders, Hub ids or files."""
-        return ()
+    def origins(self) -> dict[str, Origin]:
+        """Exported model folder -> the weights that it is made from; folders that are not listed are as `model`."""
+        return {"model": Origin(self.model.init_from)}
 
     def check_pass(self, images: int, processes: int) -> None:
         """Refuse a number of images per pass that the objective cannot use (besides `smallest_batch`).
@@ -294,6 +296,11 @@ class TrainConfig:
     def step_count(self, value: int | float) -> int:
         """A whole number of steps as it is, or a share between 0 and 1 of all steps."""
         return round(value * self.steps) if isinstance(value, float) else value
+
+
+def is_run(source: str) -> bool:
+    """Whether a path is that of a run folder, with checkpoints."""
+    return (Path(source) / "checkpoints").is_dir()
 
 
 def biovfm_config(config: TrainConfig) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from biovfm_hf.cards.origin import Origin
 from biovfm_hf.errors import UserError
 
 from ...settings.config import TrainConfig
@@ -176,10 +177,10 @@ class DINOTrainConfig(TrainConfig):
             raise UserError("teacher.frozen and gram.weight are both given; anchor a run of its own, then distil")
 
     @property
-    def teachers(self) -> tuple[str, ...]:
-        """The weights of the Gram teacher and of a frozen teacher."""
-        anchor = self.gram.teacher if self.gram.weight else None
-        return tuple(source for source in (anchor, self.teacher.frozen) if source)
+    def origins(self) -> dict[str, Origin]:
+        """As for every objective, with a frozen teacher and the Gram teacher."""
+        frozen, anchor = self.teacher.frozen, self.gram.teacher if self.gram.weight else None
+        return {"model": Origin(self.model.init_from, (frozen,) if frozen else (), (anchor,) if anchor else ())}
 
     def check_pass(self, images: int, processes: int) -> None:
         """Refuse passes in which KoLeo has no group, or too few images.

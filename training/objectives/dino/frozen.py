@@ -15,8 +15,8 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import read_yaml
 
 from ...run.checkpoint import newest_model
-from ...settings.config import OWN_KEYS
-from ..initial import is_run, take_over
+from ...settings.config import OWN_KEYS, is_run
+from ..initial import take_over
 from .config import DINOConfig, DINOTrainConfig
 from .objective import DINONetwork
 

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from biovfm_hf.cards.origin import Origin
 from biovfm_hf.errors import UserError
 
 from ...settings.augment import AugmentConfig, preset
-from ...settings.config import BatchConfig, OptimConfig, TrainConfig
+from ...settings.config import BatchConfig, OptimConfig, TrainConfig, is_run
 from ...settings.typed import Positive, Range
 
 MAIN = "model"  # the student of the model section
@@ -93,9 +94,14 @@ class DistillTrainConfig(TrainConfig):
             raise UserError("distill.cls_loss similarity compares the images of a batch; batch.size must be 2 or more")
 
     @property
-    def teachers(self) -> tuple[str, ...]:
-        """The frozen teacher's weights."""
-        return (self.distill.teacher,) if self.distill.teacher else ()
+    def origins(self) -> dict[str, Origin]:
+        """Each student has its own initial weights, unless an earlier run gives those of all."""
+        teachers = (self.distill.teacher,) if self.distill.teacher else ()
+        first = self.model.init_from
+        starts = {MAIN: first}
+        for name, one in self.distill.students.items():
+            starts[f"{MAIN}_{name}"] = first if first and is_run(first) else one.init_from
+        return {name: Origin(start, teachers) for name, start in starts.items()}
 
     def renamed(self, name: Callable[[str | None], str | None]) -> Self:
         """As for every objective, and the teacher."""

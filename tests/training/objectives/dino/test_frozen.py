@@ -17,7 +17,7 @@ from training.estimate import describe
 from training.objectives import method_of
 from training.objectives.dino.frozen import read_network
 from training.run.checkpoint import newest_model
-from training.run.provenance import run_provenance
+from training.run.provenance import lineages
 from training.settings.config import biovfm_config
 from training.setup import split_batch
 
@@ -120,7 +120,7 @@ def test_a_weight_file_with_heads_is_read_whole(tmp_path: Path) -> None:
 def test_the_licence_of_a_frozen_network_binds(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "dinov3_vit"}')
     config = load_config("dino_smoke", {"teacher.frozen": str(tmp_path)})
-    assert run_provenance(config).licences == ("dinov3-license",)
+    assert lineages(config)["model"].provenance.licences == ("dinov3-license",)
     assert config.renamed(lambda path: path and Path(path).name).teacher.frozen == tmp_path.name
 
 

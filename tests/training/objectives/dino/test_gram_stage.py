@@ -16,7 +16,7 @@ from training.data.order import SampleOrder
 from training.estimate import describe
 from training.objectives import method_of
 from training.run.checkpoint import newest_model
-from training.run.provenance import run_provenance
+from training.run.provenance import lineages
 
 from ...conftest import SMALL_DINO
 
@@ -102,4 +102,4 @@ def test_settings_that_say_nothing_or_too_much_are_refused() -> None:
 def test_the_licence_of_a_gram_teacher_binds_too(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "dinov3_vit"}')
     config = load_config("dino_smoke", {"gram.weight": 1.0, "gram.teacher": str(tmp_path)})
-    assert run_provenance(config).licences == ("dinov3-license",)
+    assert lineages(config)["model"].provenance.licences == ("dinov3-license",)

@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, DINOv3ViTConfig, DINOv3ViTModel
 
+from biovfm_hf.cards.origin import Origin, read_origin
 from biovfm_hf.cards.provenance import read_provenance
 from training.command import pretrain
 from training.config_file import load_config, parse_overrides
@@ -94,7 +95,8 @@ def test_steps_of_a_mixture_go_on_bit_for_bit(stages: Path) -> None:
 
 
 def test_continuing_from_dinov3s_weights_is_resumed_bit_for_bit(image_folder: Path, tmp_path: Path) -> None:
-    """From a folder of transformers' model; its architecture is taken, and its licence goes along."""
+    """From a folder of transformers' model; its architecture is taken, and its licence goes along, also when the run
+    continues after that folder is gone."""
     config = DINOv3ViTConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_register_tokens=4,
         layerscale_value=1e-5, use_gated_mlp=True, hidden_act="silu",
@@ -106,12 +108,16 @@ def test_continuing_from_dinov3s_weights_is_resumed_bit_for_bit(image_folder: Pa
     whole = newest_model(tmp_path / "run" / "checkpoints")
     shutil.rmtree(tmp_path / "run" / "model")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_00000004")
+    shutil.move(tmp_path / "theirs", tmp_path / "elsewhere")
     pretrain("dino_v3_continue", data=image_folder, out=tmp_path / "run", overrides=words)
     again = newest_model(tmp_path / "run" / "checkpoints")
     assert whole.keys() == again.keys() and all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
     model = AutoModel.from_pretrained(tmp_path / "run" / "model")
     assert model.config.ffn_type == "swiglu" and model.config.num_register_tokens == 4
     assert read_provenance(tmp_path / "run" / "model").licences == ("dinov3-license",)
+    assert read_origin(tmp_path / "run" / "model") == Origin("theirs")
+    settings = (tmp_path / "run" / "model" / "training_config.yaml").read_text()
+    assert "init_from: theirs" in settings and str(tmp_path) not in settings
 
 
 GRAM = ["gram.weight=1.0", "augment.anchor_size=160", "augment.global_size=128"]

@@ -36,7 +36,7 @@ from training.objectives import method_of
 from training.objectives.distill import teacher as loading
 from training.objectives.method import Method
 from training.run.checkpoint import newest_model
-from training.run.provenance import run_provenance
+from training.run.provenance import lineages
 from training.settings.config import biovfm_config
 
 from ...conftest import SMALL
@@ -258,7 +258,7 @@ def test_a_dinov3_teacher_binds_its_student(tmp_path: Path) -> None:
     DINOv3ViTModel(config).save_pretrained(tmp_path)
     config, objective = objective_of(tmp_path, cls_loss="similarity", patch_loss="similarity")
     loss, _ = objective({"global_crops": torch.randn(2, 3, 32, 32)}, None)
-    assert loss.isfinite() and DINOV3_LICENCE in run_provenance(config).licences
+    assert loss.isfinite() and DINOV3_LICENCE in lineages(config)["model"].provenance.licences
 
 
 def test_the_student_takes_along_what_binds_the_teacher(teacher: Path, image_folder: Path, tmp_path: Path) -> None:
