@@ -454,7 +454,7 @@ def probe(
         corruptions: with --corrupt, the set of corruptions for tasks outside MedMNIST-C.
         save_masks: segmentation: write every predicted mask to OUT/masks/ as nifti (volumes only), png, or auto,
             which is NIfTI for volumes and PNG for images; fewshot writes one folder per draw.
-        no_figures: do not draw pictures.
+        no_figures: draw no pictures, and remove those of earlier scores.
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which a message names if this option
             is missing; one for each command.

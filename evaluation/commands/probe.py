@@ -24,7 +24,7 @@ from ..encoders.processes import ProcessGroup, process_group
 from ..pictures.encoders import draw_attention, draw_boxes, draw_embedding, draw_masks, draw_patch_colours
 from ..pictures.figure import discard, figure_path
 from ..pictures.robustness import draw_robustness
-from ..pictures.scores import draw_all, figure_blocks
+from ..pictures.scores import discard_all, draw_all, figure_blocks
 from ..probes.frozen import benchmark_of
 from ..probes.probe import ALL_PROTOCOLS, Probe, Run, find_probes, probe_classes, probe_names
 from ..probes.suite import run_suite
@@ -143,7 +143,7 @@ class RunOptions:
         choices=("auto", "nifti", "png"),
         group=RUNNING,
     )
-    no_figures: bool = option(False, "do not draw pictures", group=RUNNING)
+    no_figures: bool = option(False, "draw no pictures, and remove those of earlier scores", group=RUNNING)
     trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION", group=RUNNING)
 
     def __post_init__(self) -> None:
@@ -380,7 +380,9 @@ def summarise(options: RunOptions, tasks: list[Task]) -> list[Record]:
         write_tables(options.out, records, joined, comparisons)
         if options.by:
             write_groups(options.out, records, tasks, options.by)
-        if not options.no_figures:
+        if options.no_figures:
+            discard_all(options.out)
+        else:
             draw(options, tasks, joined)
             draw_robustness(options.out, records)
     return records

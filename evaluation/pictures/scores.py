@@ -26,8 +26,7 @@ MAX_MATRICES = 4
 
 def draw_all(out: Path, records: list[Record]) -> None:
     """Draw ROC curves and confusion matrices, ranks and few-shot curves if possible. Removes earlier pictures."""
-    for kind in ("roc", "confusion", "ranks", "rank-against-rank", "fewshot"):
-        discard(out, kind)
+    discard_all(out)
     for name, group in figure_blocks(records):
         method = group[0].method
         names, title = ((name,), name) if name else ((method, group[0].protocol), method)
@@ -40,6 +39,12 @@ def draw_all(out: Path, records: list[Record]) -> None:
         draw_ranks(figure_path(out, "ranks", *names), title, group)
     draw_ranks_of_kinds(out, records)
     draw_shots(out, records)
+
+
+def discard_all(out: Path) -> None:
+    """Remove the pictures that `draw_all` draws: they do not fit other records."""
+    for kind in ("roc", "confusion", "ranks", "rank-against-rank", "fewshot"):
+        discard(out, kind)
 
 
 def figure_blocks(

@@ -113,6 +113,9 @@ def test_changed_weights_replace_the_pictures(tmp_path, make_model, class_folder
         names = [tmp_path / "out" / "figures" / f"{kind}_m_stripes.png" for kind in ("pca", "attention", "tsne")]
         drawn.append([name.read_bytes() for name in names])
     assert all(old != new for old, new in zip(*drawn, strict=True))
+    assert list((tmp_path / "out" / "figures").glob("roc_*"))
+    main(["--model", f"m={tmp_path / '5'}", *words, "--no-figures"])
+    assert not list((tmp_path / "out" / "figures").glob("roc_*")), "it would not fit later scores"
 
 
 def test_changed_weights_replace_the_record(tmp_path, make_model, class_folder):
