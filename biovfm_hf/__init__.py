@@ -1,7 +1,7 @@
 """BioVFM vision transformers for the Hugging Face stack.
 
 `import biovfm_hf` is enough for `AutoModel`, `AutoImageProcessor`, `AutoBackbone` and the pipelines to know the
-`biovfm` model type. It is also cheap: torch and transformers load when a model is first asked for.
+`biovfm` model type. It is also cheap: torch and transformers load when a model is first used.
 
 Each command is a function here: `biovfm_hf.build`, `pretrain`, `embed`, `search`, `probe`, `score`, `scaling`, `card`,
 `report`, `push`, `convert`. `biovfm_hf.load_encoder` loads any encoder that these commands know.

@@ -1,7 +1,7 @@
 """BioVFM vision transformers for the Hugging Face stack.
 
 `import biovfm_hf` is enough for `AutoModel`, `AutoImageProcessor`, `AutoBackbone` and the pipelines to know the
-`biovfm` model type. It is also cheap: torch and transformers load when a model is first asked for.
+`biovfm` model type. It is also cheap: torch and transformers load when a model is first used.
 
 Each command is a function here: `biovfm_hf.build`, `pretrain`, `embed`, `search`, `probe`, `score`, `scaling`, `card`,
 `report`, `push`, `convert`. `biovfm_hf.load_encoder` loads any encoder that these commands know.
@@ -130,7 +130,7 @@ def pretrain(
         data: dataset folder, Hub id, or images in a folder.
         out: run folder; called again with the same options it continues there.
         overrides: config keys to change, as `{"steps": 100}` or `["steps=100"]`.
-        push_to_hub: repository that receives each export while training goes on.
+        push_to_hub: repository that receives each export during training.
         dry_run: only return the resolved configuration and estimates.
 
     Returns:
@@ -825,7 +825,7 @@ def leaderboard(
         title: heading of the page.
 
     Returns:
-        The boards: one for each method and metric.
+        The boards: one for each method, settings and metric.
 
     Raises:
         UserError: an input is none of those known, damaged, or has no score.
@@ -889,12 +889,12 @@ def convert(
         source: weight file, model folder or Hub repo id.
         to: folder to write; must not exist.
         format: what to write.
-        num_heads: number of attention heads, if a bare weight file does not tell.
-        decoder_heads: number of heads of MAE's decoder, if its file does not tell.
+        num_heads: number of attention heads, if a bare weight file does not state it.
+        decoder_heads: number of heads of MAE's decoder, if its file does not state it.
 
     Returns:
         The encoder that was read. Its `left_out` also names tensors that the format has no place for; its `notes`
-        tell what was assumed, and where the format computes something else.
+        state what was assumed, and where the format computes something else.
 
     Raises:
         UserError: the folder exists, the source cannot be read whole, or the format cannot hold it.

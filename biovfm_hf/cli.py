@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from .errors import UserError, one_line
 from .rooms import load_room_module, packages_named
 
-_READER_LEFT = 141  # as a shell tells of a program that SIGPIPE ended
+_READER_LEFT = 141  # the status that a shell gives to a program that SIGPIPE ended
 
 # command: (module below, what it does). Each module has `main(argv) -> int` with a parser of its own.
 COMMANDS = {
@@ -56,7 +56,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one sub-command. Returns the exit status: 0 done, 1 failed, 2 wrong arguments, 141 nobody reads it."""
+    """Run one sub-command. Returns the exit status: 0 done, 1 failed, 2 wrong arguments, 141 closed output."""
     try:
         status = _caught(list(sys.argv[1:] if argv is None else argv))
     finally:  # also after argparse's SystemExit: Python would complain of a reader that left
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _caught(arguments: list[str]) -> int:
-    """Run the command. A failure is told in one line of stderr."""
+    """Run the command. A failure is printed as one line on stderr."""
     try:
         return _run(arguments)
     except UserError as error:

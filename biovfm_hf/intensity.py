@@ -33,7 +33,7 @@ class Pixels:
         padding: (lowest, highest) stored number of pixels outside the picture: shown black, and not counted in the
             percentiles. None if the file states none.
         sigmoid: whether the file's own window is the middle of an S-shaped curve (PS3.3 C.11.2.1.3.1), not of a ramp.
-        spacing: distance between rows and between columns, in one unit; (1, 1) if the file does not tell.
+        spacing: distance between rows and between columns, in one unit; (1, 1) if the file does not state it.
     """
 
     array: np.ndarray

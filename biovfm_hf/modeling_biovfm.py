@@ -738,7 +738,9 @@ class BioVFMForSemanticSegmentation(BioVFMPreTrainedModel):
             raise ValueError(f"the U-Net decoder reads four blocks; this model has {config.num_hidden_layers}")
         self.num_labels = cast(int, config.num_labels)
         if self.num_labels < 2:
-            raise ValueError("segmentation tells classes apart, background included: num_labels must be at least 2")
+            raise ValueError(
+                "segmentation needs two classes or more, background included; num_labels must be at least 2"
+            )
         self.biovfm = BioVFMModel(config)
         unet = config.segmentation_head == "unet"
         self.decoder = BioVFMUNetDecoder(config) if unet else nn.Conv2d(config.hidden_size, self.num_labels, 1)
@@ -921,7 +923,7 @@ class BioVFMForMaskedAutoencoding(BioVFMPreTrainedModel):
         Args:
             pixel_values: (B, C, H, W).
             noise: (B, N) in [0, 1); the patches with the lowest values stay visible. Drawn when not given.
-            return_loss: tells `Trainer` that this model computes its own loss (always true).
+            return_loss: always true; `Trainer` reads it as a sign that this model computes its own loss.
         """
         outputs, ids_shuffle, visible = self._encode_visible(pixel_values, noise, **kwargs)
         prediction = self.decoder(outputs.last_hidden_state, ids_shuffle)

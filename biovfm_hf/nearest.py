@@ -22,7 +22,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The same for a message that tells all known words itself: the nearest one, or nothing."""
+    """The same for a message that lists all known words itself: the nearest one, or nothing."""
     names = {name.casefold(): name for name in known}
     near = get_close_matches(word.casefold(), names, n=1, cutoff=0.5)
     return f"; did you mean {names[near[0]]}?" if near else ""

@@ -148,7 +148,7 @@ def _typed(item: type, limits: Any) -> dict[str, Any]:
     if "read" in limits or limits.get("commas"):  # `check_options` converts the words
         return {"metavar": limits.get("metavar")}
     metavar = limits.get("metavar")
-    if metavar is None and "choices" in limits:  # `check_options` refuses others, and tells why
+    if metavar is None and "choices" in limits:  # `check_options` refuses others, and says why
         metavar = f"{{{','.join(map(str, limits['choices']))}}}"
     return {"type": item, "metavar": metavar}
 

@@ -139,9 +139,9 @@ def canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, tuple[
         affine: (4, 4) from voxel indices to RAS+ millimetres.
 
     Returns:
-        The view; millimetres between voxel centres along its axes, 1 if the affine does not tell; and, for each stored
-        axis, the axis that it becomes and 1, or -1 if it is reversed: (3, 2) integers. With an unusable matrix the
-        axes stay as stored.
+        The view; millimetres between voxel centres along its axes, 1 if the affine does not give it; and, for each
+        stored axis, the axis that it becomes and 1, or -1 if it is reversed: (3, 2) integers. With an unusable matrix
+        the axes stay as stored.
     """
     orientation = _orientation(affine)
     if orientation is None:

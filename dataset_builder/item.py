@@ -30,12 +30,12 @@ class Item(NamedTuple):
             number of the series in its folder; None for a plain file.
         kind: image | volume | video | hdf5 | archive | dicom_series; for a member of an archive, the member's kind.
         subject: the identifier as the source writes it (it is hashed before anything is stored), None if unknown.
-        anatomy: one of the 30 regions, None if the source has several and does not tell which.
+        anatomy: one of the 30 regions, None if the source has several and does not state which.
         excluded: None for an input of the training part, else the reason for leaving it out, in one line.
         intensity: {"window": [low, high]}, {"windows": [[l, h], ...]} (three of them become RGB),
             {"percentile": [low, high]}, "as-is", or None for the default of the file's kind.
         view: overrides the view of a 2D file (`axial`, `sagittal`, `coronal`, `frame`), None for `2d`.
-        modality: one of the 10 modalities, None if the source has several and does not tell which.
+        modality: one of the 10 modalities, None if the source has several and does not state which.
         size: stored bytes of the file, or bytes of the member unpacked.
         offset: where a ZIP member's local header, or an uncompressed TAR member's data, begins.
         outer: the ZIP inside a ZIP that holds the member.

@@ -1,7 +1,7 @@
 """The studies of docs/open-questions.md on real images: python docs/open_questions.py REAL OUT [--only mixture]
 
 REAL holds BUSI, BCCD, fundus vessels, ROSSA, PneumoniaMNIST at 28 pixels and NIfTI volumes; OUT receives everything.
-Stopped or killed, the same command continues.
+After a stop or kill, the same command continues.
 """
 
 import argparse
@@ -116,22 +116,22 @@ def write_pool(real: Path, out: Path) -> None:
     datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image()).to_parquet(str(out / "train.parquet"))
 
 
-def run(out: Path, name: str, text: str, words: list[str], places: dict[str, Path]) -> None:
-    """Write a plan and run the command on it."""
-    for word, path in places.items():
-        text = text.replace(word, str(path.resolve()))
+def run(out: Path, name: str, text: str, command: list[str], places: dict[str, Path]) -> None:
+    """Write a plan, with paths in place of the names in `places`, and run a command on it."""
+    for placeholder, path in places.items():
+        text = text.replace(placeholder, str(path.resolve()))
     (out / f"{name}.yaml").write_text(text)
-    call([*words, str(out / f"{name}.yaml"), "--out", str(out / name)])
+    call([*command, str(out / f"{name}.yaml"), "--out", str(out / name)])
 
 
-def call(words: list[str]) -> None:
+def call(arguments: list[str]) -> None:
     """Run a command, and stop if it fails."""
-    if status := biovfm(words):
+    if status := biovfm(arguments):
         raise SystemExit(status)
 
 
 def boxes(real: Path, out: Path, pool: Path, epochs: str) -> None:
-    """Find blood cells by a small MAE and by a twin of it that was never trained."""
+    """Train a detector of blood cells on a small MAE, and one on its twin with random weights."""
     trained, twin = out / "mae" / "model", out / "random"
     call(["pretrain", "mae_smoke", "--data", str(pool), "--out", str(out / "mae"), *BOXES_ENCODER.split()])
     if not (twin / "preprocessor_config.json").exists():
@@ -144,7 +144,7 @@ def boxes(real: Path, out: Path, pool: Path, epochs: str) -> None:
 
 
 def main() -> None:
-    """Do the parts that are asked for."""
+    """Run the parts named by `--only`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("real", type=Path)
     parser.add_argument("out", type=Path)

@@ -49,5 +49,5 @@ records = biovfm_hf.probe(model=models, tasks=TASK, method="knn", seed=(0, 1, 2)
 for row in json.loads(Path("comparison/comparisons.json").read_text()):
     if row["metric"] == "auc":
         interval = f"{100 * row['difference']:+.1f} ({100 * row['low']:+.1f}, {100 * row['high']:+.1f})"
-        verdict = "not told apart" if row["low"] <= 0 <= row["high"] else "told apart"
-        print(f"{row['model_a']} less {row['model_b']}: {interval} points of AUC: {verdict}")
+        verdict = "no difference shown" if row["low"] <= 0 <= row["high"] else "a difference"
+        print(f"{row['model_a']} minus {row['model_b']}: {interval} points of AUC: {verdict}")

@@ -88,7 +88,7 @@ def pretrain(
         data: dataset folder, Hub id, or images in a folder.
         out: run folder; called again with the same options it continues there.
         overrides: config keys to change, as `{"steps": 100}` or `["steps=100"]`.
-        push_to_hub: repository that receives each export while training goes on.
+        push_to_hub: repository that receives each export during training.
         dry_run: only return the resolved configuration and estimates.
 
     Returns:

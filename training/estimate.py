@@ -135,7 +135,7 @@ def check_memory(method: Method[Any, Any], config: TrainConfig, model_config: An
     """Refuse a model whose weights and optimiser alone exceed this machine's memory, before anything is allocated.
 
     Raises:
-        UserError: tells how much memory is needed, and what reduces it.
+        UserError: states how much memory is needed, and what reduces it.
     """
     on_gpu = config.run.device != "cpu" and torch.cuda.is_available()
     shared = int(os.environ.get("WORLD_SIZE", "1")) if os.environ.get("ACCELERATE_USE_FSDP") == "true" else 1

@@ -147,7 +147,7 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
 
 
 def _check_public(repository: str, provenance: Provenance) -> None:
-    """Refuse to push models of private sources during training, since nobody is there to confirm it.
+    """Refuse to push models of private sources during training, because nobody is there to confirm it.
 
     Raises:
         UserError: the data, or the weights that the run starts from, are of private sources.

@@ -19,8 +19,10 @@ class ConvertOptions:
     source: str = argument("weight file, model folder or Hub repo id")
     to: Path = required("folder to write; must not exist", metavar="DIR")
     format: str = option("biovfm", "what to write", choices=FORMATS)
-    num_heads: int | None = option(None, "number of attention heads, if a bare weight file does not tell", least=1)
-    decoder_heads: int | None = option(None, "number of heads of MAE's decoder, if its file does not tell", least=1)
+    num_heads: int | None = option(None, "number of attention heads, if a bare weight file does not state it", least=1)
+    decoder_heads: int | None = option(
+        None, "number of heads of MAE's decoder, if its file does not state it", least=1
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -31,7 +33,7 @@ def convert(options: ConvertOptions) -> Encoder:
 
     Returns:
         The encoder that was read. Its `left_out` also names tensors that the format has no place for; its `notes`
-        tell what was assumed, and where the format computes something else.
+        state what was assumed, and where the format computes something else.
 
     Raises:
         UserError: the folder exists, the source cannot be read whole, or the format cannot hold it.

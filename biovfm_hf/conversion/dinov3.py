@@ -40,7 +40,7 @@ def dinov3_fields(source: str, tensors: "dict[str, Tensor]", heads: int | None) 
     """
     periods = tensors[PERIODS]
     registers = tensors.get("storage_tokens")
-    notes = [f"layer_norm_eps {RELEASED_EPS}, as the released models have; the file does not tell"]
+    notes = [f"layer_norm_eps {RELEASED_EPS}, as the released models have; the file does not state it"]
     fields = {
         "position_embedding_type": "rope",
         "initialization": "dinov3",

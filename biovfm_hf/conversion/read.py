@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..configuration_biovfm import BioVFMConfig
 
 IMAGENET = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
-# attention heads of the released models, by width: the weights do not tell
+# attention heads of the released models, by width, because the weights do not state them
 _HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 _MAE_DECODER_WIDTH, _MAE_DECODER_HEADS = 512, 16  # of all three released models
 _LEFT_OUT = re.compile(
@@ -36,7 +36,7 @@ class UnknownFamilyError(UserError):
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention heads of encoder and decoder, for files that do not tell; None if the caller does not know either."""
+    """Attention heads of encoder and decoder, for files that do not state them; None if unknown to the caller too."""
 
     encoder: int | None = None
     decoder: int | None = None
@@ -51,7 +51,7 @@ class Encoder:
     left_out: list[str]
     normalisation: dict[str, Any]
     processor: dict[str, Any]  # what the source's own preprocessor_config.json says
-    notes: tuple[str, ...] = ()  # assumptions where the source does not tell
+    notes: tuple[str, ...] = ()  # assumptions about what the source does not state
     provenance: Provenance = field(default_factory=Provenance)  # the source's, passed on to the written folder
 
     @property
@@ -192,7 +192,7 @@ def _from_meta_names(source: str, stated: dict[str, Any], tensors: "dict[str, Te
     if not {"cls_token", "patch_embed.proj.weight"} <= set(tensors) or not (rotary or "pos_embed" in tensors):
         some = ", ".join(list(tensors)[:4])
         ours = any(name.endswith("embeddings.position_embeddings") for name in tensors)
-        hint = "; name the folder, whose config.json tells the architecture" if ours else ""
+        hint = "; name the folder, whose config.json states the architecture" if ours else ""
         raise UnknownFamilyError(
             f"{source}: no vision transformer that convert knows; its tensors are named {some} ...{hint}"
         )
@@ -238,7 +238,7 @@ def _dinov2_fields(source: str, tensors: "dict[str, Tensor]", heads: Heads) -> t
     if registers is not None:
         fields["num_register_tokens"] = registers.shape[1]
         which = "training code does (offset 0.1)" if trained else "released models with registers do (antialias)"
-        notes.append(f"position embeddings are resized as DINOv2's {which}; the file does not tell")
+        notes.append(f"position embeddings are resized as DINOv2's {which}; the file does not state it")
     if registers is not None and not trained:
         fields["interpolate_antialias"] = True
     elif fields["layerscale_value"] is not None:  # the default of its training code, which its first models keep
@@ -254,7 +254,7 @@ def _mae_fields(source: str, tensors: "dict[str, Tensor]", heads: Heads) -> tupl
     if decoder_heads is None:
         if width != _MAE_DECODER_WIDTH:
             raise UserError(
-                f"{source}: a decoder {width} wide does not tell its attention heads; give --decoder-heads"
+                f"{source}: a decoder {width} wide does not determine its attention heads; give --decoder-heads"
             )
         decoder_heads = _MAE_DECODER_HEADS
         notes.append(
@@ -287,7 +287,9 @@ def _fields_of_shapes(
     if heads is None:
         heads = _HEADS.get(hidden)
         if heads is None:
-            raise UserError(f"{source}: width {hidden} does not tell the number of attention heads; give --num-heads")
+            raise UserError(
+                f"{source}: width {hidden} does not determine the number of attention heads; give --num-heads"
+            )
         notes.append(f"{heads} attention heads, as the released models of width {hidden} have; --num-heads")
     scaled = "blocks.0.ls1.gamma" in tensors
     positions = tensors.get("pos_embed")  # DINOv3 has none, and takes any size

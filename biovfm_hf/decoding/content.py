@@ -29,7 +29,7 @@ class Source:
 
     Attributes:
         file: open at its start, seekable.
-        name: what messages call it; its suffix helps if the content does not tell the format.
+        name: what messages call it; its suffix helps if the content does not determine the format.
         beside: opens a file by its name relative to this one; None if no other file may be opened.
         max_pixels: most pixels that one picture may claim.
         max_bytes: most bytes that the voxels of a volume may take.

@@ -20,13 +20,13 @@ from .content import GZIP, Content, Pages, Source, unpacked
 from .dicom_header import (
     DEFLATED,
     HEADER_BYTES,
+    described,
     functional_group,
     import_pydicom,
     is_deflated,
     is_grey,
     is_mosaic,
     no_picture,
-    told,
 )
 from .dicom_values import pixels_of
 from .series import Place, along_normal, normal, numbers, over_time, plane_affine, slice_order, stack_of, stacked
@@ -88,7 +88,7 @@ def read_dicom(source: Source) -> Content:
 
 
 class _Measured:
-    """A file that is asked for no more than it holds: gigabytes that an element claims would be set aside for it."""
+    """A file that is never read beyond its end: memory would be reserved for gigabytes that an element claims."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -127,7 +127,7 @@ class _File:
                     "get more with: pip install 'biovfm-hf[data]'"
                 ) from error
             self.source.file.seek(self._start)
-            reason = told(error, self.source.file.read(HEADER_BYTES))
+            reason = described(error, self.source.file.read(HEADER_BYTES))
             raise UserError(f"{name}: cannot be read as DICOM ({reason}); check or fetch the file again") from error
 
     def frame(self, number: int) -> Pixels:
@@ -392,7 +392,7 @@ def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, fragments: 
         except Exception:  # some files are only understood when parsed whole; what is wrong with them shows there too
             file.seek(start)
     dataset = pydicom.dcmread(file, force=True)
-    if "TransferSyntaxUID" not in dataset.file_meta:  # no meta group: the way it parsed tells
+    if "TransferSyntaxUID" not in dataset.file_meta:  # without a meta group, the way in which it parsed shows it
         implicit, little = dataset.original_encoding
         explicit = pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian if implicit else explicit
@@ -418,7 +418,7 @@ def _syntax(dataset: Any) -> str:
 
 
 def _is_shifted(dataset: Any) -> bool:
-    """Whether the stored bits are not the lowest (PS3.5 8.1.1, before 2014); JPEG streams tell this themselves."""
+    """Whether the stored bits are not the lowest (PS3.5 8.1.1, before 2014); JPEG streams state this themselves."""
     if _syntax(dataset).startswith(_JPEG_FAMILY) or not all(dataset.get(name) for name in ("BitsStored", "HighBit")):
         return False
     return int(dataset.BitsStored) <= int(dataset.HighBit) < int(dataset.get("BitsAllocated") or 0)

@@ -37,7 +37,7 @@ def import_pydicom() -> Any:
     return pydicom
 
 
-def told(error: Exception, start: bytes) -> str:
+def described(error: Exception, start: bytes) -> str:
     """A decoder's message, cut before the first word that also occurs in the header: it may be a patient's name.
 
     Args:

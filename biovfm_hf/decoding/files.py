@@ -1,4 +1,4 @@
-"""The registry of file formats: picks a file's decoder by content, or by name if the content does not tell."""
+"""The registry of file formats: chooses a file's decoder by content, or by name if the content leaves it open."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ from .tiff import is_tiff, read_tiff
 from .video import SUFFIXES as VIDEO_SUFFIXES
 from .video import is_video, read_video
 
-_START = 512  # bytes that tell a format
+_START = 512  # bytes by which a format is recognised
 NETPBM_SUFFIXES = (".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm")
 
 

@@ -73,7 +73,7 @@ def _integers(source: Source, header: re.Match[bytes], shape: tuple[int, int, in
 
 
 def _floats(source: Source, header: re.Match[bytes]) -> np.ndarray:
-    """Floats of a PFM, whose rows go from the bottom to the top; a scale below 0 tells little-endian ones."""
+    """Floats of a PFM, whose rows go from the bottom to the top; a scale below 0 means little-endian numbers."""
     shape = (int(header[3]), int(header[2]), _CHANNELS[header[1]])
     check_size((shape[1], shape[0]), source.name, source.max_pixels)
     order = "<" if header[4].startswith(b"-") else ">"

@@ -115,7 +115,7 @@ def read_places(files: Iterable[tuple[str, Open]]) -> Iterator[tuple[str, Place 
             with opened() as file:
                 place = read_place(file)
             yield name, place
-        except Exception:  # a header can break pydicom in any way; the file is reported, the rest goes on
+        except Exception:  # a header can break pydicom in any way; the file is reported, the other files are read
             yield name, None
 
 

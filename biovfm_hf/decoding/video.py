@@ -97,7 +97,7 @@ def read_video(source: Source) -> Pages:
 
 
 def _count(source: Source) -> int:
-    """How many frames the first video stream has, as its container tells, or by its packets."""
+    """How many frames the first video stream has, from its container, or by counting its packets."""
     with require("av", "data").open(source.file, metadata_errors="ignore") as container:
         stream = container.streams.video[0]
         count = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)

@@ -1,4 +1,4 @@
-"""Structures of the MNI152 brain that brightness alone does not tell apart, drawn from its tissue maps.
+"""Structures of the MNI152 brain that brightness alone does not distinguish, drawn from its tissue maps.
 
 Cortex and basal ganglia are both grey matter; ventricles and the sulci between the folds are both fluid. What tells
 them apart is where they lie: the cortex beside the fluid around the brain, the basal ganglia in the white matter.

@@ -29,7 +29,7 @@ from .limited import LIMITED
 SKIPPED_FOLDERS = {"__MACOSX"}
 NOT_INPUT = "its name is of no known image format"
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-_DICOM_START = 132  # bytes that tell DICOM
+_DICOM_START = 132  # bytes by which DICOM is recognised
 _PNG_HEADER = 33  # bytes of the signature and the first chunk
 _BASELINE, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 _MAX_PLAIN_BYTES = 512 << 20
@@ -89,7 +89,7 @@ def read_uint8(source: Path | bytes, *, name: str | None = None, **where: Any) -
         source: its path, or its bytes.
         name: what messages call it, by default its path.
         where: `slice_index`, `axis` and `time_index` as `pixels.decode` takes them; `square=True` enlarges the
-            picture along one side until its pixels are square, where the file tells that they are not.
+            picture along one side until its pixels are square, if the file states that they are not.
 
     Raises:
         UserError: the file is missing, broken, too large, took too much time or memory, crashed its decoder, or holds

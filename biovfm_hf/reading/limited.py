@@ -41,7 +41,7 @@ import numpy as np
 from ..errors import UserError, one_line
 from ..memory import keep_memory_of_pictures, keep_one_arena
 
-_REQUEST = struct.Struct("<cq")  # to the keeper: fork a worker, or tell how worker PID ended
+_REQUEST = struct.Struct("<cq")  # to the keeper: fork a worker, or report how worker PID ended
 _ENDED = struct.Struct("<qq")  # wait status, peak of resident memory in KiB
 _FRAME = struct.Struct("<cQI")  # kind, bytes of the pickle, count of buffers behind it
 _ITEM, _END, _ERROR = b"i", b"e", b"x"
@@ -281,7 +281,7 @@ class _Worker:
         return self.calls > 1 and self.growth > _MUCH_GROWTH
 
     def measured(self) -> int:
-        """Bytes of address space that it has mapped since it began, as far as /proc tells."""
+        """Bytes of address space that it has mapped since it began, as far as /proc shows."""
         self.growth = _mapped(self.pid) - self.mapped
         return self.growth
 
@@ -313,7 +313,7 @@ class _Worker:
             if left <= 0:
                 raise TimeoutError
             before, stopped = stopped, is_stopped(self.pid)
-            if before and stopped:  # at two looks: Ctrl-Z stops this process too, which may go on first
+            if before and stopped:  # in two checks, because Ctrl-Z stops this process too, and it may continue first
                 os.kill(self.pid, signal.SIGKILL)
 
 
@@ -420,7 +420,7 @@ class _Foreign(Exception):
 
 
 def _keep(argv: list[str]) -> None:
-    """Serve the process that started this one: fork workers, and tell how they ended, until its socket closes."""
+    """Serve the process that started this one: fork workers, and report how they ended, until its socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; our parent ends us
     settings = json.loads(argv[2])
     for module in settings["preload"]:
@@ -510,7 +510,7 @@ def _limit_memory(memory: int) -> None:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process is stopped (SIGSTOP, Ctrl-Z); where there is no /proc, nobody can tell."""
+    """Whether a process is stopped (SIGSTOP, Ctrl-Z); False where there is no /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[0] in ("T", "t")
     except (OSError, IndexError):

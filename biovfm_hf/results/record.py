@@ -31,7 +31,7 @@ class Record:
     mapping with `value`, `low` and `high` (some have more), or a number; if it is undefined, it or its value is None.
     `lower_is_better` names the metrics for which the better model has the lower value, `titles` are those of metrics
     for readers, in the order of tables. `positive` is the class that F1, recall and the ROC of a binary task are
-    about. `warnings` tell what may make the task's scores wrong; those among them by which patients may be in both
+    about. `warnings` state what may make the task's scores wrong; those among them by which patients may be in both
     train and test are `leaks`, too. `further` holds a probe's own fields. A field that is
     None is not in the file, nor are `kind`, `primary` and `scores` if they are empty.
 

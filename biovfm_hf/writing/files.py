@@ -72,7 +72,7 @@ def linked(source: Path, target: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporaries that a killed `atomic_path` left in `folder` and below; nobody else may be writing there."""
+    """Remove temporaries that a killed `atomic_path` left in `folder` and below; no other process may write there."""
     for path in [*folder.rglob(".*.tmp-*"), *folder.rglob(".*.old-*")]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -11,7 +11,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # some network file systems have no locks: everyone goes on
+_NO_LOCKS = (
+    errno.ENOSYS,
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+)  # some network file systems have no locks; processes continue without
 
 
 @contextmanager
@@ -49,7 +53,7 @@ def lock(path: Path, *, wait: bool = True, remove: bool = False) -> Iterator[boo
 
 @contextmanager
 def lock_alone(path: Path) -> Iterator[bool]:
-    """Lock `path` exclusively if nobody holds it, without waiting; yields whether this process has it."""
+    """Lock `path` exclusively if no process holds it, without waiting; yields whether this process has it."""
     with ExitStack() as stack:
         paths = [path, *sorted(path.parent.glob(f"{path.name}.*"))]
         yield all(stack.enter_context(lock(each, wait=False)) for each in paths)
@@ -57,7 +61,7 @@ def lock_alone(path: Path) -> Iterator[bool]:
 
 @contextmanager
 def lock_together(path: Path) -> Iterator[bool]:
-    """Lock `path` shared if nobody holds it exclusively, without waiting; yields whether this process has it."""
+    """Lock `path` shared if no process holds it exclusively, without waiting; yields whether this process has it."""
     mine = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # a file for each process
     with ExitStack() as stack:
         with lock(path, wait=False) as free:

@@ -148,7 +148,7 @@ def _contents(summary: dict[str, Any], sheets: dict[str, Path]) -> str:
 
 
 def published_sizes() -> dict[str, int]:
-    """Images of other datasets, as their own publications tell."""
+    """Images of other datasets, as their own publications state."""
     return {row["dataset"]: round(1e6 * float(row["images_millions"])) for row in rows("dataset_sizes")}
 
 

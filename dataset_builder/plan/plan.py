@@ -83,7 +83,7 @@ class Shard:
 
     Attributes:
         source: id of the source.
-        modality: of its inputs; None if the source does not tell.
+        modality: of its inputs; None if the source does not state it.
         name: of the file, below the dataset folder.
         items: how many inputs it has.
         seconds: estimated time of one core for them.
@@ -351,7 +351,7 @@ def digest(source: Source) -> str:
 
 
 def slug(modality: str | None) -> str:
-    """The name of a modality's config and folder: lower case, with hyphens; `mixed` if the source does not tell."""
+    """The name of a modality's config and folder: lower case, with hyphens; `mixed` if the source states none."""
     return (modality or "mixed").lower().replace(" ", "-")
 
 

@@ -12,7 +12,7 @@ STAMP = "/"  # between size and time
 
 
 def stamp_of(item: Item, raw: str | Path, listed: dict[str, str] | None = None) -> str:
-    """Size and time of change (ns) of an input's file; for an archive also what tells of its members.
+    """Size and time of change (ns) of an input's file; for an archive also a hash of what it states about its members.
 
     For a series it is a hash of its files' stamps.
 

@@ -1,6 +1,6 @@
 """Engines that run units: this machine's cores, a Dask cluster, SLURM; progress is on disk, so any may die.
 
-An engine is one entry of ENGINES. Only the files of shards and parts tell which work is done.
+An engine is one entry of ENGINES. Only the files of shards and parts show which work is done.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -199,7 +199,7 @@ def _place(folder: Path, name: str, places: dict[str, str]) -> tuple[Path, int |
 
 
 def _is_itself(query: Path, name: str, similarity: float, folder: Path | None, places: dict[str, str]) -> bool:
-    """Whether an id is that of the example; without the folder, its path and the similarity must tell."""
+    """Whether an id is that of the example; without the folder, path and similarity decide."""
     if folder is not None:
         return _place(folder, name, places)[0].resolve() == query.resolve()
     place = _place(Path(), name, places)[0].as_posix()

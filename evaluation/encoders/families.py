@@ -16,7 +16,7 @@ class Family:
     """One way to load encoders: by names that begin with `prefix`, which `load` takes whole.
 
     `load` gives an `Encoder` with its preprocessing, its `read` and what that must know (`reading`), on the CPU.
-    `downloads` tells whether models that are not on disk come from the network, `recognises` which names without the
+    `downloads` states whether models that are not on disk come from the network, `recognises` which names without the
     prefix are the family's too, and `runs_code` whether `load` also takes the revision of a model's own code.
     """
 

@@ -87,7 +87,7 @@ def _checked_revision(where: str, given: str | None) -> str:
         page = f"https://huggingface.co/{where}/commits/main"
         remedy = f"read it at {page}, then give --trust-remote-code COMMIT (40 hex digits)"
     if given is None:
-        raise UserError(f"model {where!r} has code of its own, which is not run unasked; {remedy}")
+        raise UserError(f"model {where!r} has code of its own, which runs only with your consent; {remedy}")
     if given != digest:
         raise UserError(f"model {where!r}: {given!r} is not the revision of its own code; {remedy}")
     return given

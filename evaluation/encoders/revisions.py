@@ -35,7 +35,7 @@ def files_digest(files: Sequence[Path]) -> str:
 
 
 def weights_digest(module: "nn.Module") -> str:
-    """A digest of all weights of a module, 16 hex digits: the revision of models that tell none."""
+    """A digest of all weights of a module, 16 hex digits: the revision of models that state none."""
     digest = hashlib.blake2b(digest_size=8)
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SCRATCH = "scratch:"
 TRANSUNET = "transunet:"
-# Channels of the networks at the images' own size, of `transunet` its tokens' width: what tells their forms apart.
+# Channels of the networks at the images' own size, of `transunet` its tokens' width; they distinguish the forms.
 SCRATCH_WIDTHS = {"unet": 64, "unet-small": 32, "transunet": 1024, "transunet-small": 32}
 
 

@@ -75,7 +75,7 @@ class Reading:
     Attributes:
         interpolates: whether `forward` takes transformers' switch for images of another size.
         pooler: whether its pooled vector is trained.
-        keeps_patches: whether it must be told not to mask patches, as transformers' MAE.
+        keeps_patches: whether it needs an argument that keeps it from masking patches, like transformers' MAE.
         before_neck: whether its feature map is that of the last block, before a neck with fewer channels (SAM).
         by_pooled: whether the model's own vector replaces all others (VGG's second hidden layer).
         grey: whether it takes one channel, the mean of an image's three.

@@ -11,7 +11,7 @@ from biovfm_hf.writing.files import atomic_path, write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's (2008) colours, which readers with colour blindness can tell apart; for further series, those of
+# Okabe and Ito's (2008) colours, which readers with colour blindness can distinguish; for further series, those of
 # Tol's (2021, `muted`) colours that differ most from them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000",
            "#882255", "#999933", "#332288", "#CC6677", "#117733")  # fmt: skip

@@ -84,7 +84,7 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, 
     labels = [split_label(model)[0] for model in models]
     for label in labels:
         if labels.count(label) > 1:
-            raise UserError(f"two models are called {label}; tell them apart: --model NAME1=... --model NAME2=...")
+            raise UserError(f"two models are called {label}; give them names: --model NAME1=... --model NAME2=...")
     for model in models[1:]:  # report models that cannot be loaded now instead of after hours of work on others
         load_encoder(model, trust_remote_code=runs[0].trust_remote_code)
     jobs = [Job(model, run, task) for model in models for run in runs for task in tasks if run.probe.suits(task)]

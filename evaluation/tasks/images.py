@@ -1,4 +1,4 @@
-"""Images of a task, decoded only when asked for: files, arrays, crops, slices of volumes."""
+"""Images of a task, decoded only when they are read: files, arrays, crops, slices of volumes."""
 
 import hashlib
 import shutil

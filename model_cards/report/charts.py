@@ -210,7 +210,7 @@ def difference_chart(rows: Sequence[Difference]) -> Markup:
         if row.low is not None and row.high is not None:
             parts.append(_whisker(to_x(row.low), to_x(row.high), y, style))
         parts.append(f'<circle class="dot s{style}" cx="{to_x(row.value):.1f}" cy="{y}" r="4"/>')
-    values = "; ".join(f"{row.label}: {row.value:+.3f}{'' if row.is_real else ', not told apart'}" for row in rows)
+    values = "; ".join(f"{row.label}: {row.value:+.3f}{'' if row.is_real else ', not significant'}" for row in rows)
     return Markup(
         f'<svg class="chart differences" role="img" viewBox="0 0 {width} {height}" '
         f'aria-label="{escape(f"Differences. {values}.")}">{"".join(parts)}</svg>'

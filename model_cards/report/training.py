@@ -39,7 +39,7 @@ GROUPS = {
         "Losses",
         "The value that the optimiser minimises, by step. A line is the mean of neighbours, a band their range.",
     ),
-    "watch": ("Collapse diagnostics", "Quantities that show whether features still tell images apart."),
+    "watch": ("Collapse diagnostics", "Quantities that show whether features still distinguish images."),
     "schedule": ("Schedules and gradients", "Scheduled values at each step, and the norm of the gradient."),
     "speed": ("Speed", "How fast the run went."),
 }

@@ -216,7 +216,7 @@ def test_dinov2_pth_keeps_its_way_of_resizing_positions(kind: str, tmp_path: Pat
         teacher["dino_head.last_layer.weight_v"] = torch.ones(2, 2)
         torch.save({"teacher": teacher}, tmp_path / "model.pth")
     encoder = convert(str(tmp_path / "model.pth"), tmp_path / "ours", num_heads=3)
-    assert any("does not tell" in note for note in encoder.notes) == ("num_register_tokens" in fields)
+    assert any("does not state it" in note for note in encoder.notes) == ("num_register_tokens" in fields)
     ours = AutoModel.from_pretrained(tmp_path / "ours")
     pixels = torch.randn(2, 3, 96, 80)
     torch.testing.assert_close(tokens(ours, pixels), tokens(model, pixels), atol=1e-6, rtol=0)
@@ -256,7 +256,7 @@ def test_a_number_of_heads_that_a_file_does_not_state_is_required(
     words = ["convert", str(tmp_path / "mae.pth"), "--to", str(tmp_path / "out")]
     assert biovfm(words) == 1
     message = capsys.readouterr().err
-    assert "a decoder 128 wide does not tell its attention heads; give --decoder-heads" in message
+    assert "a decoder 128 wide does not determine its attention heads; give --decoder-heads" in message
     assert not (tmp_path / "out").exists()
     assert biovfm([*words, "--decoder-heads", "5"]) == 1
     assert "multiple of decoder_num_attention_heads 5" in capsys.readouterr().err
@@ -264,7 +264,7 @@ def test_a_number_of_heads_that_a_file_does_not_state_is_required(
     assert "note: 3 attention heads, as the released models of width 192 have" in capsys.readouterr().out
     meta_file(tmp_path / "narrow.pth")
     assert biovfm(["convert", str(tmp_path / "narrow.pth"), "--to", str(tmp_path / "other")]) == 1
-    assert "width 48 does not tell the number of attention heads; give --num-heads" in capsys.readouterr().err
+    assert "width 48 does not determine the number of attention heads; give --num-heads" in capsys.readouterr().err
 
 
 class Harmful:

@@ -85,7 +85,7 @@ def _find(address: str) -> list[str]:
         system, path = fsspec.core.url_to_fs(address)
         names = system.glob(path) if is_pattern(path) else system.find(path)
         if not names and not is_pattern(path):
-            system.info(path)  # tells what is wrong, where listing does not
+            system.info(path)  # its error says what is wrong; that of listing does not
         return [system.unstrip_protocol(name) for name in names]
     except FileNotFoundError as error:
         raise UserError(f"{address} does not exist or cannot be reached; check its spelling") from error

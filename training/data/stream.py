@@ -259,7 +259,7 @@ def open_stream(config: DataConfig) -> StreamedImages:
     schema = _open_parquet(files[0], owner()).schema_arrow
     if config.column not in schema.names:
         raise UserError(f"{path} has no data.column {config.column!r}{did_you_mean(config.column, schema.names)}")
-    # a builder knows them only where a card tells or the data was opened before; `datasets` notes them in the files
+    # a builder knows them only if a card states them or the data was opened before; `datasets` keeps them in files
     features = features or datasets.Features.from_arrow_schema(schema)
     labels = {column: getattr(kind, "names", None) for column, kind in features.items()}
     names = {column: list(of_column) for column, of_column in labels.items() if of_column}

@@ -76,7 +76,7 @@ def objective_of(family: str) -> str:
         return "mae"
     if "dino" in lowered or lowered.endswith("-d"):
         return "dino"
-    raise UserError(f"cannot tell the objective of family {family!r}, which --axis compute needs; "
+    raise UserError(f"the objective is unknown for family {family!r}, which --axis compute needs; "
                     "add a column objective to the points, or name it so that it contains dino or mae")  # fmt: skip
 
 

@@ -289,7 +289,9 @@ def choose_form(x: np.ndarray, y: np.ndarray, law: PowerLaw, curve: Saturating |
     power = aicc(float(((np.log(y) - np.log(law(x))) ** 2).sum()), n, 2)
     saturating = aicc(curve.squared_error, n, 3) if curve else math.nan
     if n < 6:
-        reason = f"{n} sizes cannot tell a power law from saturation: AICc for the saturating form needs 6 or more"
+        reason = (
+            f"{n} sizes cannot distinguish a power law from saturation: AICc for the saturating form needs 6 or more"
+        )
         return Choice("undecided", power, saturating, reason)
     if math.isnan(power) or math.isnan(saturating):
         return Choice("undecided", power, saturating, "the points lie on a curve exactly, so AICc is undefined")

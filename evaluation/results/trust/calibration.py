@@ -46,7 +46,7 @@ def _calibration(labels: np.ndarray, scores: np.ndarray) -> Row:
         few = f"{positives} positives and {len(labels) - positives} negatives; a slope needs {LEAST} of each"
         return {**row, "reason": few}
     fit = cox(labels, scores)
-    return {**row, **fit} if fit else {**row, "reason": "the scores tell all positives from all negatives"}
+    return {**row, **fit} if fit else {**row, "reason": "the scores separate all positives from all negatives"}
 
 
 def expected_error(labels: np.ndarray, scores: np.ndarray) -> float:

@@ -132,7 +132,7 @@ def test_next_steps_for_one_model_for_none_compared_and_for_one_seed():
 
 def test_the_picture_has_a_description_of_all_that_it_draws():
     picture = str(findings(ROW, replace(ROW, task="<b>", p_holm=0.5))["picture"])
-    assert picture.count("<circle") == 2 and "not told apart" in picture and "<b>" not in picture
+    assert picture.count("<circle") == 2 and "not significant" in picture and "<b>" not in picture
 
 
 def test_the_picture_takes_the_worse_from_the_better():

@@ -66,7 +66,7 @@ def test_published_slopes_as_points_give_slopes_and_correlations(write, tmp_path
     assert held["BioVFM-M"] == pytest.approx({"num_samples": 0.33, "num_classes": -0.24}, abs=0.03)
     assert set(found["mean_slopes"]) == {"BioVFM-D", "BioVFM-M"}
     assert "mean slope" in found["prediction"]["BioVFM-D"]["statement"]
-    assert "cannot tell" in found["form"]["BioVFM-D"]
+    assert "cannot distinguish" in found["form"]["BioVFM-D"]
     rows = list(csv.DictReader((out / "slopes.csv").open()))
     assert len(rows) == 26
     assert {row["task"]: row["published"] for row in rows}["chestmnist"] == "0.0452"

@@ -48,7 +48,7 @@ def test_the_objective_of_a_point_goes_before_the_name_of_its_family():
     [
         (Point("f-dino", 77, "t", 90), "encoder", "no named size"),
         (Point("f-dino", 77, "t", 90, size="vit-medium"), "encoder", "unknown size 'vit-medium'"),
-        (Point("family", 5.53, "t", 90), "compute", "cannot tell the objective"),
+        (Point("family", 5.53, "t", 90), "compute", "the objective is unknown for family"),
         (Point("family", 5.53, "t", 90, objective="distill"), "compute", "no recipe of objective 'distill'"),
         (Point("family", 5.53, "t", 90), "width", "unknown axis"),
     ],

@@ -97,7 +97,7 @@ def test_four_sizes_leave_the_form_undecided():
     law, curve = power_law.fit_power_law(FOUR, y), power_law.fit_saturating(FOUR, y)
     choice = power_law.choose_form(FOUR, y, law, curve)
     assert choice.preferred == "undecided"
-    assert "4 sizes cannot tell" in choice.statement
+    assert "4 sizes cannot distinguish" in choice.statement
     assert power_law.fit_saturating(FOUR[:3], y[:3]) is None
 
 
