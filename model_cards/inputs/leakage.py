@@ -14,13 +14,15 @@ MAX_OVERLAPS = 200
 class Leakage:
     """The guard's mode, images of benchmarks compared with, {benchmark image set: images left out}, and overlaps.
 
-    An overlap is (source, benchmark, their relation by the source's record).
+    `kept` is {source: its images in the dataset}, None if the file does not tell. An overlap is (source, benchmark,
+    their relation by the source's record).
     """
 
     mode: str
     compared: int
     matches: dict[str, int]
     overlaps: list[tuple[str, str, str]]
+    kept: dict[str, int] | None = None
 
 
 def read_leakage(build: Path) -> Leakage | None:
@@ -33,12 +35,15 @@ def read_leakage(build: Path) -> Leakage | None:
     if not isinstance(content, dict):
         return None
     matches = _mapping(content.get("benchmark_matches"))
-    rows = content.get("overlaps")
+    rows, sources = content.get("overlaps"), content.get("sources")
     return Leakage(
         mode=str(_mapping(content.get("options")).get("leakage") or "not stated"),
         compared=int(finite(content.get("benchmark_images")) or 0),
         matches={str(name): int(finite(count) or 0) for name, count in matches.items()},
         overlaps=[_overlap(row) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else [],
+        kept={str(name): int(finite(_mapping(each).get("kept")) or 0) for name, each in sources.items()}
+        if isinstance(sources, dict)
+        else None,
     )
 
 

@@ -9,6 +9,9 @@ from biovfm_hf.results.significance import task_ranks
 
 from ..inputs.results import Comparison
 from .entries import Entry, way_text
+from .overlaps import NONE, Overlap
+
+Overlaps = dict[str, dict[str, Overlap]]  # {model: {task: overlap}}
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Cell:
     rank: float
     first: int | None
     last: int | None
-    flag: str = ""
+    overlap: Overlap = NONE
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Board:
 
 
 def make_boards(
-    entries: Sequence[Entry], comparisons: Sequence[tuple[str, Comparison]], flags: dict[str, dict[str, str]]
+    entries: Sequence[Entry], comparisons: Sequence[tuple[str, Comparison]], overlaps: Overlaps
 ) -> list[Board]:
     """One board for each method, settings and metric.
 
@@ -59,17 +62,15 @@ def make_boards(
         entries: with rows and columns (`naming.apart`). If one cell has several, that of the most seeds counts, and of
             these the last.
         comparisons: paired differences, which decide the possible ranks, each with the folder of its entries.
-        flags: {model: {task: overlap of its pretraining data with the task}}; a model is a row, or all rows of a name.
+        overlaps: of the models' pretraining data (`read_overlaps`); a model is a row, or all rows of a name.
     """
     groups: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.method, entry.settings, entry.metric), []).append(entry)
-    return [_board(group, comparisons, flags) for group in groups.values()]
+    return [_board(group, comparisons, overlaps) for group in groups.values()]
 
 
-def _board(
-    entries: list[Entry], comparisons: Sequence[tuple[str, Comparison]], flags: dict[str, dict[str, str]]
-) -> Board:
+def _board(entries: list[Entry], comparisons: Sequence[tuple[str, Comparison]], overlaps: Overlaps) -> Board:
     first = entries[0]
     by_cell = {(entry.row, entry.column): entry for entry in sorted(entries, key=lambda entry: entry.seed_count)}
     tasks = list(dict.fromkeys(entry.column for entry in entries))
@@ -83,7 +84,7 @@ def _board(
         for model, rank in zip(there, ranks, strict=True):
             cells[model, task] = Cell(
                 by_cell[model, task], float(rank), *_possible(model, there, better.get(task, {})),
-                _flag(by_cell[model, task], flags),
+                _overlap(by_cell[model, task], overlaps),
             )  # fmt: skip
     mean_ranks = {model: _mean_rank(model, tasks, cells) for model in models}
     seconds = {
@@ -94,8 +95,8 @@ def _board(
                  seconds)  # fmt: skip
 
 
-def _flag(entry: Entry, flags: dict[str, dict[str, str]]) -> str:
-    return flags.get(entry.row, flags.get(entry.model, {})).get(entry.task, "")
+def _overlap(entry: Entry, overlaps: Overlaps) -> Overlap:
+    return overlaps.get(entry.row, overlaps.get(entry.model, {})).get(entry.task, NONE)
 
 
 def _told_apart(

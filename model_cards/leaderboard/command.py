@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import OptionError, UserError
-from biovfm_hf.hub.network import is_path
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
 from .. import formats
-from ..inputs.leakage import Leakage, read_leakage
 from ..inputs.results import interval_text
 from ..templating import TEMPLATES, template_environment
 from .board import Board, make_boards
-from .entries import Entry, fetch, read_entries
+from .entries import read_entries
 from .naming import apart
+from .overlaps import read_overlaps
 
 EPILOG = """examples:
   biovfm leaderboard results --out board
@@ -68,12 +67,13 @@ def leaderboard(options: LeaderboardOptions) -> list[Board]:
         The boards: one for each method, settings and metric.
 
     Raises:
-        UserError: an input is none of those known, damaged, or has no score.
+        UserError: an input is none of those known, damaged, or has no score, or `dataset` names an unknown model.
     """
     entries, comparisons = read_entries(options.results)
     if not entries:
         raise UserError(f"{', '.join(options.results)}: no score there; run biovfm probe first")
-    boards = make_boards(apart(entries), comparisons, leakage_flags(options.dataset, entries))
+    entries = apart(entries)
+    boards = make_boards(entries, comparisons, read_overlaps(options.dataset, entries))
     rows = board_rows(boards)
     write_text(options.out / "index.html", render(boards, options.title))
     write_text(options.out / "leaderboard.json", json.dumps(rows, indent=1) + "\n")
@@ -83,33 +83,6 @@ def leaderboard(options: LeaderboardOptions) -> list[Board]:
     return boards
 
 
-def leakage_flags(datasets: tuple[str, ...], entries: list[Entry]) -> dict[str, dict[str, str]]:
-    """{model: {task: overlap of the model's pretraining data with the task's benchmark}}."""
-    flags: dict[str, dict[str, str]] = {}
-    tasks = sorted({entry.task for entry in entries})
-    for word in datasets:
-        model, _, dataset = word.partition("=")
-        leakage = _leakage(dataset)
-        told = [(benchmark, f"{source}: {words}") for source, benchmark, words in leakage.overlaps]
-        told += [(name.rpartition(" in ")[2], f"{count} images by their pixels, left out")
-                 for name, count in leakage.matches.items()]  # fmt: skip
-        for task in tasks:
-            if lines := [words for benchmark, words in told if benchmark.lower().startswith(task.lower())]:
-                flags.setdefault(model, {})[task] = "; ".join(lines)
-    return flags
-
-
-def _leakage(dataset: str) -> Leakage:
-    """The leakage guard's findings for a dataset folder, or for a dataset on the Hub."""
-    folder = Path(dataset)
-    if not folder.exists() and not is_path(dataset):
-        folder = fetch(dataset, "dataset", ["build.json"])
-    leakage = read_leakage(folder / "build.json")
-    if leakage is None:
-        raise OptionError("dataset", f"{dataset} has no build.json; give a dataset that biovfm build wrote")
-    return leakage
-
-
 def board_rows(boards: list[Board]) -> list[dict[str, Any]]:
     """Every cell as a row of leaderboard.json."""
     return [
@@ -117,7 +90,8 @@ def board_rows(boards: list[Board]) -> list[dict[str, Any]]:
          "metric": board.metric, "value": cell.entry.score.value, "low": cell.entry.score.low,
          "high": cell.entry.score.high, "rank": cell.rank, "rank_first": cell.first, "rank_last": cell.last,
          "revision": cell.entry.revision, "modality": cell.entry.modality, "licence": cell.entry.licence,
-         "leakage": cell.flag, "seconds": cell.entry.cost, "source": cell.entry.source}
+         "leakage": cell.overlap.inside, "screened": cell.overlap.left_out, "seconds": cell.entry.cost,
+         "source": cell.entry.source}
         for board in boards for (model, task), cell in board.cells.items()
     ]  # fmt: skip
 

@@ -175,11 +175,36 @@ def test_overlaps_of_pretraining_data_are_flagged(results, tmp_path):
     words = [str(results), "--out", str(tmp_path / "board"), "--dataset", f"a={data}"]
     assert main(words) == 0
     page = (tmp_path / "board" / "index.html").read_text()
-    assert page.count("overlap: busi_raw: same images") == 1
+    assert page.count("overlap: busi_raw: the data of this task; busi_raw: same images") == 1
+    with pytest.raises(UserError, match=r"no score is of a model called A; did you mean a\?"):
+        main([*words[:-1], f"A={data}"])
     with pytest.raises(UserError, match=r"no build\.json"):
         main([*words[:-1], f"a={tmp_path}"])
     with pytest.raises(UserError, match="does not name a model"):
         LeaderboardOptions(results=["x"], out=tmp_path, dataset=["data"])
+
+
+def test_what_was_left_out_of_pretraining_is_no_overlap(results, tmp_path):
+    """The guard strict left out what records connect with benchmarks; a build tells what it kept of each source."""
+    rows = [{"source": "busi", "benchmark": "BreastMNIST", "part": "^a/", "relation": "shares", "verified": True},
+            {"source": "raw", "benchmark": "BloodMNIST", "relation": "contains", "verified": True}]  # fmt: skip
+    built = {"overlaps": rows, "benchmark_matches": {"raw in busi": 3}}
+    kept = {"busi": {"kept": 5}, "raw": {"kept": 5}, "blood_mnist": {"kept": 0, "small": 2}}
+    told = {}
+    for mode, sources in (("strict", kept), ("paper", {**kept, "busi": {"kept": 0}})):
+        build = tmp_path / mode / "build.json"
+        build.parent.mkdir()
+        build.write_text(json.dumps({**built, "sources": sources, "options": {"leakage": mode}}))
+        (board,) = leaderboard(
+            LeaderboardOptions(results=[str(results)], out=tmp_path / "board", dataset=[f"a={build.parent}"])
+        )
+        overlaps = [board.cells["a", task].overlap for task in ("busi", "bloodmnist")]
+        told[mode] = [(each.inside, each.left_out) for each in overlaps]
+        page = (tmp_path / "board" / "index.html").read_text()
+        assert page.count('data-leakage="') == 1 and "3 images by their pixels" in page
+    pixels = "3 images by their pixels"
+    assert told["strict"] == [("busi: the data of this task", pixels), ("", "all of blood_mnist; raw: contains")]
+    assert told["paper"] == [("", f"all of busi; {pixels}"), ("raw: contains", "all of blood_mnist")]
 
 
 MAKE_BOARD = """
