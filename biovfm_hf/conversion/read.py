@@ -271,7 +271,7 @@ def _timm_fields(
 ) -> tuple[dict[str, Any], list[str]]:
     """Fields of a timm folder, whose configuration may state the heads."""
     stated_heads = stated.get("model_args", {}).get("num_heads")
-    fields, notes = _fields_of_shapes(source, tensors, heads.encoder or stated_heads)
+    fields, notes = _fields_of_shapes(source, tensors, stated_heads or heads.encoder)
     fields["interpolate_antialias"] = True
     if "reg_token" in tensors:
         fields["num_register_tokens"] = tensors["reg_token"].shape[1]

@@ -26,7 +26,7 @@ from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
 from biovfm_hf.cli import main as biovfm
 from biovfm_hf.conversion.command import ConvertOptions
 from biovfm_hf.conversion.command import convert as run_convert
-from biovfm_hf.conversion.read import Encoder
+from biovfm_hf.conversion.read import Encoder, read_encoder
 from biovfm_hf.errors import UserError
 from tests.preloaded import python
 
@@ -161,6 +161,7 @@ def test_timm_agrees_in_both_directions(kind: str, tmp_path: Path) -> None:
     timm.models.save_for_hf(theirs, tmp_path / "theirs", model_args=arguments)
     encoder = convert(str(tmp_path / "theirs"), tmp_path / "ours")
     assert encoder.left_out == ["head.weight", "head.bias"]
+    assert read_encoder(str(tmp_path / "theirs"), 6).config.num_attention_heads == 3, "the folder's own count"
     convert(str(tmp_path / "ours"), tmp_path / "back", "timm")
     ours = AutoModel.from_pretrained(tmp_path / "ours")
     back = timm.create_model(f"local-dir:{tmp_path / 'back'}", pretrained=True).eval()

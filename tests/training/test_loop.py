@@ -367,7 +367,7 @@ def test_continuing_from_transformers_own_folder_takes_all_of_it(
     ours = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert torch.equal(ours["layers.1.mlp.fc1.weight"], theirs.state_dict()["encoder.layer.1.mlp.fc1.weight"])
     assert train("dino", image_folder, tmp_path / "other", *more, "model.num_attention_heads=4") == 1
-    assert "has 2 attention heads, this model 4" in capsys.readouterr().err
+    assert "has num_attention_heads 2, this model 4" in capsys.readouterr().err
 
 
 def test_continuing_from_dinov2s_and_maes_own_files(

@@ -15,7 +15,8 @@ from biovfm_hf.reading.documents import read_yaml
 from biovfm_hf.size_names import named_size
 
 from ..run.checkpoint import newest_model, newest_name
-from ..settings.config import TrainConfig, is_run
+from ..settings.config import OWN_KEYS, TrainConfig, biovfm_config, is_run
+from . import config_of
 
 M = TypeVar("M", bound=nn.Module)
 _POSITIONS = "position_embeddings"
@@ -52,6 +53,11 @@ _ROTARY = (
 )
 _DECODER = ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads")
 _ARCHITECTURE = (*_ENCODER, *_ROTARY, *_DECODER)
+# what shapes of tensors do not show, although features depend on it
+_UNSHAPED = ("num_attention_heads", "mask_key_bias", "hidden_act", "layer_norm_eps")
+_UNSHAPED_ROTARY = ("rope_base", "rope_min_period", "rope_max_period", "rope_normalize_coords")
+_RESIZING = ("interpolate_offset", "interpolate_antialias")
+_ASSUMED = ("hidden_act", "layer_norm_eps", "rope_normalize_coords", *_RESIZING)  # a weight file does not state these
 _REMEDY = "give the model section (and the objective's, for heads that come along) the settings it was made with"
 
 
@@ -93,26 +99,55 @@ def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMMode
     """
     model = BioVFMModel(model_config)
     if encoder := read_initial(config, model_config):
-        tensors = {name.removeprefix("biovfm."): tensor for name, tensor in encoder.tensors.items()}
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("decoder.")}
-        take_over(model, tensors, str(config.model.init_from))
+        take_over(model, encoder_tensors(encoder), str(config.model.init_from))
     return model
+
+
+def encoder_tensors(read: Encoder) -> dict[str, Tensor]:
+    """The tensors of a `BioVFMModel` by its names, without those of a decoder."""
+    named = {name.removeprefix("biovfm."): tensor for name, tensor in read.tensors.items()}
+    return {name: tensor for name, tensor in named.items() if not name.startswith("decoder.")}
 
 
 def read_initial(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | None:
     """The complete initial weights of an encoder of any family; None if weights are fresh or come from a run.
 
     Raises:
-        UserError: the weights are incomplete, cannot be read, or have another number of attention heads.
+        UserError: the weights are incomplete, cannot be read, or belong to a model that computes other features.
     """
     source = config.model.init_from
     if not source or is_run(source):
         return None
     encoder = _read_encoder(source, model_config.num_attention_heads, model_config.decoder_num_attention_heads)
-    heads, needed = encoder.config.num_attention_heads, model_config.num_attention_heads
-    if heads != needed:
-        raise UserError(f"model.init_from {source} has {heads} attention heads, this model {needed}; {_REMEDY}")
+    check_alike(encoder.config, model_config, source)
     return encoder
+
+
+def check_alike(
+    theirs: BioVFMConfig, ours: BioVFMConfig, source: str, key: str = "model.init_from", resizing: bool = False
+) -> None:
+    """Refuse weights of `source` that would fit, but with which our model computes other features than their own.
+
+    A weight file has no config, so what had to be assumed of it is not compared. The precision of rotary positions and
+    what acts only in training may differ.
+
+    Args:
+        theirs: the configuration that the weights were made with.
+        ours: the one that they are used with.
+        source: where the weights are.
+        key: the setting that names `source`.
+        resizing: also compare how learned position embeddings are resized.
+
+    Raises:
+        UserError: names the first field that differs.
+    """
+    rotary = ours.position_embedding_type == "rope"
+    positions = _UNSHAPED_ROTARY if rotary else _RESIZING if resizing else ()
+    assumed = _ASSUMED if Path(source).expanduser().is_file() else ()
+    for name in (*_UNSHAPED, *positions):
+        value, needed = getattr(theirs, name), getattr(ours, name)
+        if value != needed and name not in assumed:
+            raise UserError(f"{key} {source} has {name} {value}, this model {needed}; {_REMEDY}")
 
 
 def _read_encoder(source: str, heads: int | None, decoder_heads: int | None) -> Encoder:
@@ -137,29 +172,26 @@ def run_tensors(config: TrainConfig) -> dict[str, Tensor] | None:
     """All tensors of the run that `init_from` names; None if it does not name a run.
 
     Raises:
-        UserError: it has no readable checkpoint.
+        UserError: it has no readable checkpoint, or its encoder computes other features than this run's.
     """
     source = config.model.init_from
-    return newest_model(Path(source) / "checkpoints") if source and is_run(source) else None
+    if not source or not is_run(source):
+        return None
+    check_alike(run_config(source), biovfm_config(config), source)
+    return newest_model(Path(source) / "checkpoints")
 
 
-def read_frozen(model: BioVFMModel, source: str, key: str, role: str) -> None:
-    """Fill `model` from the weights that the setting `key` names: any that `read_encoder` reads, or `role` of a run.
+def run_config(source: str) -> BioVFMConfig:
+    """The architecture of the encoder that a run folder trains.
 
     Raises:
-        UserError: the weights cannot be read or belong to another architecture.
+        UserError: its config.yaml cannot be read.
     """
-    if is_run(source):
-        tensors = newest_model(Path(source) / "checkpoints")
-        tensors = {name.removeprefix(role): tensor for name, tensor in tensors.items() if name.startswith(role)}
-    else:
-        try:
-            read = read_encoder(source, model.config.num_attention_heads).tensors
-        except UserError as error:
-            raise UserError(f"{key} {error}") from error
-        tensors = {name.removeprefix("biovfm."): tensor for name, tensor in read.items()}
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("decoder.")}
-    take_over(model, tensors, source, key)
+    stated = read_yaml(Path(source) / "config.yaml")
+    kind, section = config_of(str(stated["method"])), stated["model"]
+    own = {"image_size": stated["augment"]["global_size"], **kind.model_fields}
+    fields = {name: value for name, value in section.items() if name not in OWN_KEYS}
+    return BioVFMConfig.from_size(section["size"], section.get("family") or kind.family, **{**own, **fields})
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def test_rotary_positions_are_the_weights_own(tmp_path: Path) -> None:
     objective = method_of("dino").build(with_architecture(config), ours)
     assert objective.student.backbone.layers[0].attention.qkv.weight.shape == (144, 48)
     assert objective.student.backbone.config.position_embedding_type == "rope"
+    for name, value in (("num_attention_heads", 2), ("rope_base", 7.0), ("hidden_act", "relu")):
+        given = replace(config, model=replace(config.model, fields={name: value}))
+        with pytest.raises(
+            UserError, match=rf"model\.init_from .*encoder has {name} .*, this model {value}; give the"
+        ):
+            method_of("dino").build(with_architecture(given), biovfm_config(with_architecture(given)))
 
 
 def test_a_decoder_is_taken_where_there_is_one(tmp_path: Path) -> None:
@@ -78,6 +85,13 @@ def test_a_run_continues_from_a_run_and_from_itself_without_being_told_its_size(
     (tmp_path / "bare.yaml").write_text("method: dino\noptim: {warmup_steps: 1}\n")
     model = pretrain(tmp_path / "bare.yaml", data=image_folder, out=tmp_path / "second", overrides=more)
     assert BioVFMConfig.from_pretrained(model).hidden_size == 32
+    with pytest.raises(UserError, match=r"first has layer_norm_eps 1e-06, this model 0\.1"):
+        pretrain(
+            tmp_path / "bare.yaml",
+            data=image_folder,
+            out=tmp_path / "other",
+            overrides=[*more, "model.layer_norm_eps=0.1"],
+        )
     shutil.move(tmp_path / "first", tmp_path / "gone")
     shutil.rmtree(tmp_path / "second" / "model")
     shutil.rmtree(tmp_path / "second" / "checkpoints" / "step_00000002")

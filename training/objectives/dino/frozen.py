@@ -1,4 +1,4 @@
-"""Loads a frozen teacher network: encoder and heads of an earlier run, or of a weight file with both."""
+"""Loads frozen networks: a teacher with encoder and heads, and the encoder of a Gram teacher."""
 
 import re
 from functools import cache
@@ -9,18 +9,17 @@ import torch
 from torch import Tensor
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
-from biovfm_hf.conversion.read import read_encoder
+from biovfm_hf.conversion.read import Encoder, read_encoder
 from biovfm_hf.conversion.weights import read_tensors
 from biovfm_hf.errors import UserError
-from biovfm_hf.reading.documents import read_yaml
 
 from ...run.checkpoint import newest_model
-from ...settings.config import OWN_KEYS, is_run
-from ..initial import take_over
+from ...settings.config import is_run
+from ..initial import check_alike, encoder_tensors, run_config, take_over
 from .config import DINOConfig, DINOTrainConfig
 from .objective import DINONetwork
 
-_KEY = "teacher.frozen"
+_KEY, _ANCHOR = "teacher.frozen", "gram.teacher"
 _HEADS = ("dino_head", "ibot_head")
 
 
@@ -60,21 +59,34 @@ def frozen_config(source: str) -> BioVFMConfig:
     Raises:
         UserError: it cannot be read.
     """
-    if not is_run(source):
-        return _read(source).config
-    stated = read_yaml(Path(source) / "config.yaml")
-    own = {"image_size": stated["augment"]["global_size"], **DINOTrainConfig.model_fields}
-    fields = {name: value for name, value in stated["model"].items() if name not in OWN_KEYS}
-    family = stated["model"].get("family") or DINOTrainConfig.family
-    return BioVFMConfig.from_size(stated["model"]["size"], family, **{**own, **fields, "drop_path_rate": 0.0})
+    return run_config(source) if is_run(source) else _read(source).config
 
 
-def _read(source: str) -> Any:
+def read_anchor(source: str, model: BioVFMModel) -> None:
+    """Fill `model`, a copy of the run's own encoder, from the weights that `gram.teacher` names.
+
+    Copies of the run's own teacher replace them later, and a continued run has them in its checkpoint. So it must be
+    the same encoder.
+
+    Raises:
+        UserError: the weights cannot be read, or belong to another architecture.
+    """
+    if is_run(source):
+        config, tensors = run_config(source), _run_tensors(source)
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
+    else:
+        read = _read(source, _ANCHOR, model.config.num_attention_heads)
+        config, tensors = read.config, encoder_tensors(read)
+    check_alike(config, model.config, source, _ANCHOR, resizing=True)
+    take_over(model, {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}, source, _ANCHOR)
+
+
+def _read(source: str, key: str = _KEY, heads: int | None = None) -> Encoder:
     try:
         with torch.device("cpu"):  # an outline of the objective has no device
-            return read_encoder(source)
+            return read_encoder(source, heads)
     except UserError as error:
-        raise UserError(f"{_KEY} {error}") from error
+        raise UserError(f"{key} {error}") from error
 
 
 def _run_tensors(source: str) -> dict[str, Tensor]:

@@ -17,10 +17,10 @@ from ...data.batches import Drawn, images_per_pass
 from ...schedule import StepValues
 from ...settings.augment import CropSizes
 from ...settings.config import biovfm_config
-from ..initial import build_encoder, read_frozen, run_tensors, take_over
+from ..initial import build_encoder, run_tensors, take_over
 from ..method import BatchExtra, Method, crops, largest_side, mean_over_sizes, rates
 from .config import DINOTrainConfig
-from .frozen import frozen_config, read_network
+from .frozen import frozen_config, read_anchor, read_network
 from .masking import block_masks
 from .objective import DINOObjective
 from .parameters import dino_parameter_groups
@@ -49,7 +49,7 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
         if config.gram.weight:
             anchor = copy.deepcopy(objective.average.backbone)
             if config.gram.teacher:
-                read_frozen(anchor, config.gram.teacher, "gram.teacher", "teacher.backbone.")
+                read_anchor(config.gram.teacher, anchor)
             objective.anchor(anchor, config.gram)
         return objective
 

@@ -1,5 +1,6 @@
 """A run with Gram anchoring: its teacher, its stages, and that it continues exactly."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
 from training.command import pretrain
 from training.config_file import load_config, parse_overrides
@@ -15,8 +17,10 @@ from training.data.images import open_images
 from training.data.order import SampleOrder
 from training.estimate import describe
 from training.objectives import method_of
+from training.objectives.initial import with_architecture
 from training.run.checkpoint import newest_model
 from training.run.provenance import lineages
+from training.settings.config import biovfm_config
 
 from ...conftest import SMALL_DINO
 
@@ -73,6 +77,31 @@ def test_the_teacher_of_a_run_or_a_folder(image_folder: Path, tmp_path: Path, so
     assert frozen and all(torch.equal(tensor, first[f"teacher.backbone.{name}"]) for name, tensor in frozen.items())
     settings = (tmp_path / "second" / "model" / "training_config.yaml").read_text()
     assert str(tmp_path) not in settings and "gram" in settings
+
+
+def test_an_anchor_that_computes_other_features_is_refused(tmp_path: Path) -> None:
+    """Its tensors fit, but a configuration of its own makes other features of them."""
+    (tmp_path / "bare.yaml").write_text(
+        "method: dino\naugment: {global_size: 32, local_size: 16}\ndino: {prototypes: 8, hidden: 8}\n"
+    )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32}
+    rotary = BioVFMConfig.from_size("vit-tiny", family="dinov3", **sizes, use_mask_token=True)
+    BioVFMModel(rotary).save_pretrained(tmp_path / "rotary")
+    learned = BioVFMConfig.from_size("vit-tiny", **sizes, layerscale_value=1.0, use_mask_token=True)
+    BioVFMModel(learned).save_pretrained(tmp_path / "learned")
+    changes = [("rotary", {"num_attention_heads": 4}), ("rotary", {"rope_base": 10000.0}),
+               ("rotary", {"hidden_act": "relu"}), ("rotary", {"layer_norm_eps": 0.1}),
+               ("rotary", {"mask_key_bias": False}), ("rotary", {"rope_normalize_coords": "max"}),
+               ("learned", {"interpolate_offset": 0.1})]  # fmt: skip
+    for kind, change in changes:
+        (name, value), teacher = *change.items(), tmp_path / "changed"
+        shutil.copytree(tmp_path / kind, teacher, dirs_exist_ok=True)
+        stated = json.loads((tmp_path / kind / "config.json").read_text())
+        (teacher / "config.json").write_text(json.dumps({**stated, **change}))
+        words = {"model.init_from": str(tmp_path / kind), "gram.weight": 1.0, "gram.teacher": str(teacher)}
+        config = with_architecture(load_config(tmp_path / "bare.yaml", words))
+        with pytest.raises(UserError, match=rf"gram\.teacher .*changed has {name} {value}, this model"):
+            method_of("dino").build(config, biovfm_config(config))
 
 
 def test_anchor_crops_are_the_global_ones_untouched_and_larger(image_folder: Path) -> None:
