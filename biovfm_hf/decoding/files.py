@@ -19,6 +19,7 @@ from .video import SUFFIXES as VIDEO_SUFFIXES
 from .video import is_video, read_video
 
 _START = 512  # bytes by which a format is recognised
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 NETPBM_SUFFIXES = (".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm")
 
 
@@ -39,7 +40,7 @@ class Format(NamedTuple):
 
 
 FORMATS = (
-    Format(lambda start, name: is_dicom(start), read_dicom, (".dcm", ".dicom", ".ima"), single=True),
+    Format(lambda start, name: is_dicom(start), read_dicom, DICOM_SUFFIXES, single=True),
     Format(lambda start, name: start.startswith(b"NRRD000"), read_nrrd, (".nrrd", ".nhdr")),
     Format(lambda start, name: is_metaimage(start), read_metaimage, (".mha", ".mhd")),
     Format(lambda start, name: is_npy(start), read_npy, (".npy",)),

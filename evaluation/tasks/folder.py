@@ -8,12 +8,13 @@ from types import MappingProxyType
 
 import numpy as np
 
+from biovfm_hf.decoding.files import PICTURE_SUFFIXES
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.reading.masks import read_mask
 
 from ..statistics.kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL, SEGMENTATION
-from .images import RASTER_SUFFIXES, FileImages, FileMasks, Images, raster_size
+from .images import FileImages, FileMasks, Images, raster_size
 from .listing import ORDINAL_TARGET, SPLIT_WORDS, Case, Listing, read_listing, readable_cases, volumes_of
 from .shared_patients import warnings_without_subjects
 from .splitting import hold_out, systematic_split
@@ -91,7 +92,7 @@ def _class_files(folder: Path, split: str = "") -> list[Case]:
 
 def image_files(folder: Path) -> list[Path]:
     """The image files directly in `folder`, sorted by name."""
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in RASTER_SUFFIXES and not f.name.startswith("."))
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in PICTURE_SUFFIXES and not f.name.startswith("."))
 
 
 def _csv_task(path: Path, listing: Listing) -> Task:

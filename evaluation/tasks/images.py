@@ -26,7 +26,6 @@ from biovfm_hf.writing.files import atomic_path
 from . import npz
 
 JPEG_START = b"\xff\xd8"
-RASTER_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 END_BYTES = 1 << 16
 CHECKSUMMED = {".png", ".gz"}
 KEPT_VOLUMES = 2

@@ -13,6 +13,7 @@ import numpy as np
 
 from biovfm_hf.decoding.content import Pages, Source
 from biovfm_hf.decoding.dicom import read_dicom
+from biovfm_hf.decoding.files import DICOM_SUFFIXES, IMAGE_SUFFIXES
 from biovfm_hf.decoding.series import Place, group_series, read_place, read_places, stack_of, stacked
 from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.fitting import with_square_pixels
@@ -21,9 +22,10 @@ from biovfm_hf.reading.image_files import decode_uint8, holds_dicom, walk
 from biovfm_hf.reading.limited import LIMITED
 from biovfm_hf.volumes import AXES, MAX_VOLUME_BYTES, Volume, axis_across, believable
 
-from .images import RASTER_SUFFIXES, combined_digest, file_digest, to_rgb
+from .images import combined_digest, file_digest, to_rgb
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgh", ".mgz", ".img")
+_OTHER_SUFFIXES = set(IMAGE_SUFFIXES) - set(DICOM_SUFFIXES)  # of files that are no DICOM
 SLICES = 32
 AXES_HELP = "axes along which volumes are sliced: axial, coronal, sagittal"
 SLICES_HELP = "most slices of a volume along each axis, evenly spread; 0: all"
@@ -77,7 +79,7 @@ def find_volumes(folder: Path, series: bool) -> list[Path]:
 
 def unjoined_slices(folder: Path) -> int:
     """How many DICOM files of one folder, the first below `folder` that has such, would form a volume; 0 if none."""
-    files = (path for path, reason in walk(folder) if reason is None and path.suffix.lower() not in RASTER_SUFFIXES)
+    files = (path for path, reason in walk(folder) if reason is None and path.suffix.lower() not in _OTHER_SUFFIXES)
     counts = Counter(path.parent for path in files if not is_volume(path))
     return next(filter(None, (_stack_size(parent) for parent, count in counts.items() if count > 1)), 0)
 

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from biovfm_hf.decoding.files import PICTURE_SUFFIXES
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.masks import read_mask
 from evaluation.tasks import GROUPS, KINDS, SPLITS, open_task, read_records, resolve_names
@@ -46,6 +47,16 @@ def test_folder_without_splits_is_sampled_systematically(tmp_path, make_class_fo
     assert {name: task.splits[name].num_cases for name in SPLITS} == {"train": 18, "val": 6, "test": 6}
     assert all(set(task.splits[name].labels) == {0, 1, 2} for name in SPLITS)
     assert "systematic" in task.record.splits
+
+
+@pytest.mark.parametrize("suffix", sorted(set(PICTURE_SUFFIXES)))
+def test_pictures_of_every_format_are_a_class_folders_images(tmp_path, suffix):
+    for split in ("train", "test"):
+        for label in "ab":
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(3):
+                (tmp_path / split / label / f"{number}{suffix.upper()}").write_bytes(bytes([number]))
+    assert sum(len(split.labels) for split in open_task(str(tmp_path), tmp_path).splits.values()) == 12
 
 
 def test_missing_validation_is_taken_from_train(tmp_path, make_class_folder):
