@@ -227,6 +227,7 @@ def _checkpoint(run: Run) -> None:
         "skipped": _skipped_everywhere(run),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "frozen": run.method.frozen_mark(run.objective),
     }
     keep = run.config.run.keep_checkpoints
     with failing_together(run.accelerator):

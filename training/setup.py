@@ -241,6 +241,11 @@ def restore(run: Run) -> None:
             f"the run began with {state['images']:,} images, the data now has {len(run.images):,}; use another --out, "
             "with model.init_from to start from these weights"
         )
+    mark = run.method.frozen_mark(run.objective)
+    if state.get("frozen", mark) != mark:
+        raise UserError(
+            "teacher.frozen has another configuration than when the run began; put that back, or use another --out"
+        )
     here = {
         "processes": run.share.processes,
         "images_a_pass": run.share.images,

@@ -64,6 +64,10 @@ class Method(ABC, Generic[C, M]):
     def after_step(self, objective: M, values: StepValues) -> None:
         """Work after the optimiser's step, such as moving a teacher."""
 
+    def frozen_mark(self, objective: M) -> int | None:
+        """Recognises what a frozen network has besides its tensors, which a checkpoint has; None if there is none."""
+        return None
+
     def features(self, tokens: Tensor, first_patch: int) -> Tensor:
         """(B, 1 + R + N, D) -> (B, D), the features that the watch measures; patch tokens begin at `first_patch`."""
         return tokens[:, 0]

@@ -18,6 +18,7 @@ from ...schedule import StepValues
 from ...settings.augment import CropSizes
 from ...settings.config import biovfm_config
 from ..initial import build_encoder, run_tensors, take_over
+from ..marks import mark_of, settings_of
 from ..method import BatchExtra, Method, crops, largest_side, mean_over_sizes, rates
 from .config import DINOTrainConfig
 from .frozen import frozen_config, read_anchor, read_network
@@ -106,6 +107,12 @@ class DINOMethod(Method[DINOTrainConfig, DINOObjective]):
         objective.update_teacher(values.momentum)
         if values.gram_refresh:
             objective.refresh_anchor()
+
+    def frozen_mark(self, objective: DINOObjective) -> int | None:
+        """Of the settings of a frozen teacher, whose configuration is read again when a run continues."""
+        if objective.followed is None:
+            return None
+        return mark_of({}, settings_of(objective.teacher.backbone.config))
 
     def collapse(self, records: Sequence[Mapping[str, Any]]) -> str | None:
         """Warn of a cross-entropy that stays at ln K, or a teacher that assigns every image to one prototype."""

@@ -1,5 +1,6 @@
 """Distillation by features: a student's tokens, through a learned projection, predict a frozen teacher's."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,10 @@ from ...schedule import StepValues
 from .config import MAIN, DistillConfig
 from .losses import feature_loss
 from .teacher import Features, Teacher, cls_and_map
+
+logger = logging.getLogger(__name__)
+
+_WHOLE = 2**32  # smaller marks are those of earlier versions
 
 
 class Student(nn.Module):
@@ -107,9 +112,16 @@ class DistillObjective(nn.Module):
 
     def _check_teacher(self) -> None:
         """Check once, when training begins or continues, that a restored checkpoint has the same teacher."""
+        if self._mark is not None and int(self.teacher_mark) < _WHOLE:
+            logger.warning(
+                "the run began with an earlier version, which noted too little of distill.teacher to tell whether it "
+                "has changed since; from here on a changed teacher is refused"
+            )
+            self.sign()
         if self._mark is not None and int(self.teacher_mark) != self._mark:
             raise UserError(
-                "distill.teacher has other weights than when the run began; put those back, or use another --out"
+                "distill.teacher is not as it was when the run began (its weights, normalisation or config.json); put "
+                "it back, or use another --out"
             )
         self._mark = None
 

@@ -1,7 +1,6 @@
 """Loads a frozen teacher of any kind: class token and patch-token map from crops in a run's normalisation."""
 
 import re
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 
 from ..initial import take_over
+from ..marks import mark_of, settings_of
 from .config import DistillTrainConfig
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -33,6 +33,7 @@ class Teacher(nn.Module):
         patch_size: of its patches, or the stride of its first convolution.
         fixed: the only side in pixels that it takes; None if it takes any.
         rescale: (3, 2): factor and offset per channel from the run's normalisation to the teacher's.
+        settings: whatever else its features depend on, in the form of JSON.
     """
 
     rescale: Tensor
@@ -44,10 +45,11 @@ class Teacher(nn.Module):
         patch_size: int,
         fixed: int | None,
         rescale: Tensor,
+        settings: Any = None,
     ) -> None:
         super().__init__()
         self.module = module.requires_grad_(False).eval()
-        self.read, self.patch_size, self.fixed = read, patch_size, fixed
+        self.read, self.patch_size, self.fixed, self.settings = read, patch_size, fixed, settings
         self.register_buffer("rescale", rescale)
 
     def train(self, mode: bool = True) -> "Teacher":
@@ -81,12 +83,8 @@ class Teacher(nn.Module):
         return float(counter.get_total_flops())
 
     def mark(self) -> int:
-        """A checksum of the first numbers of every tensor, to recognise the teacher that a run began with."""
-        checksum = 0
-        for tensor in self.module.state_dict().values():
-            head = tensor.detach().flatten()[:256].float().cpu().contiguous().numpy().tobytes()
-            checksum = zlib.crc32(head, checksum)
-        return checksum
+        """A digest by which to recognise the teacher that a run began with: of all numbers and settings."""
+        return mark_of(self.state_dict(), self.settings, self.patch_size, self.fixed)
 
 
 def load_teacher(config: DistillTrainConfig) -> Teacher:
@@ -132,7 +130,8 @@ def our_teacher(read: Encoder, config: DistillTrainConfig) -> Teacher:
     names = {name: name.removeprefix("biovfm.") for name in read.tensors if not name.startswith("decoder.")}
     tensors = {ours: read.tensors[name] for name, ours in names.items() if not ours.endswith("mask_token")}
     take_over(model, tensors, str(config.distill.teacher), "distill.teacher")
-    return Teacher(model, cls_and_map, model.config.patch_size, None, _rescale(config, **read.normalisation))
+    rescale, settings = _rescale(config, **read.normalisation), settings_of(model.config)
+    return Teacher(model, cls_and_map, model.config.patch_size, None, rescale, settings)
 
 
 def _any_encoder(source: str, config: DistillTrainConfig) -> Teacher:
@@ -148,7 +147,9 @@ def _any_encoder(source: str, config: DistillTrainConfig) -> Teacher:
         return encoded.summary()["class"], encoded.patches().movedim(-1, 1)
 
     step = next((part.stride[0] for part in encoder.module.modules() if isinstance(part, nn.Conv2d)), 1)
-    teacher = Teacher(encoder.module, read, int(step), None, _rescale(config, encoder.mean, encoder.std))
+    rescale = _rescale(config, encoder.mean, encoder.std)
+    settings = [encoder.revision, settings_of(getattr(encoder.module, "config", None))]
+    teacher = Teacher(encoder.module, read, int(step), None, rescale, settings)
     if not all(_takes(teacher, sizes.global_size) for sizes in config.augment.sizes):
         teacher.fixed = encoder.size
     return teacher

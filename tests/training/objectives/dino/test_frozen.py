@@ -15,7 +15,7 @@ from training.command import pretrain
 from training.config_file import load_config, parse_overrides
 from training.estimate import describe
 from training.objectives import method_of
-from training.objectives.dino.frozen import read_network
+from training.objectives.dino.frozen import frozen_config, read_network
 from training.run.checkpoint import newest_model
 from training.run.provenance import lineages
 from training.settings.config import biovfm_config
@@ -60,6 +60,13 @@ def test_a_narrower_student_learns_the_scores_and_goes_on_bit_for_bit(
     assert whole["followed.backbone.norm.weight"].shape == (16,)
     shutil.rmtree(tmp_path / "run" / "model")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_00000004")
+    stated = (first / "config.yaml").read_text()
+    (first / "config.yaml").write_text(stated.replace("  size: ", "  layer_norm_eps: 0.1\n  size: ", 1))
+    frozen_config.cache_clear()
+    with pytest.raises(UserError, match=r"teacher\.frozen has another configuration than when the run began"):
+        run(image_folder, tmp_path / "run", *words)
+    (first / "config.yaml").write_text(stated)
+    frozen_config.cache_clear()
     assert equal(whole, run(image_folder, tmp_path / "run", *words))
     exported = BioVFMConfig.from_pretrained(tmp_path / "run" / "model")
     assert exported.hidden_size == 16

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save, save_file
 from torch.testing import assert_close
 from transformers import (
     AutoModel,
@@ -35,7 +35,7 @@ from training.estimate import describe, image_flops
 from training.objectives import method_of
 from training.objectives.distill import teacher as loading
 from training.objectives.method import Method
-from training.run.checkpoint import newest_model
+from training.run.checkpoint import _checksum, newest_model
 from training.run.provenance import lineages
 from training.settings.config import biovfm_config
 
@@ -222,16 +222,35 @@ def test_a_run_reads_its_teacher_only_to_measure_and_to_build_it(
     assert len(read) == 2, "its operations are counted on the module that teaches"
 
 
-def test_a_teacher_that_was_changed_is_refused(teacher: Path, image_folder: Path, tmp_path: Path) -> None:
+def test_a_teacher_that_was_changed_is_refused(
+    teacher: Path, image_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run(image_folder, tmp_path / "run", teacher)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_00000004")
     shutil.rmtree(tmp_path / "run" / "model")
-    model = BioVFMModel.from_pretrained(teacher)
-    with torch.no_grad():
-        model.norm.bias.add_(1)
-    model.save_pretrained(teacher)
-    with pytest.raises(UserError, match=r"distill\.teacher has other weights than when the run began"):
-        run(image_folder, tmp_path / "run", teacher)
+    kept = {file: file.read_bytes() for file in teacher.iterdir() if file.is_file()}
+    weights = load_file(teacher / "model.safetensors")
+    weights["layers.0.mlp.fc1.weight"][-1, -1] += 1
+    config, processor = (json.loads(kept[teacher / f"{name}config.json"]) for name in ("", "preprocessor_"))
+    for name, content in (
+        ("model.safetensors", save(weights)),
+        ("config.json", json.dumps({**config, "num_attention_heads": 4}).encode()),
+        ("preprocessor_config.json", json.dumps({**processor, "image_std": [0.25, 0.25, 0.2]}).encode()),
+    ):
+        (teacher / name).write_bytes(content)
+        with pytest.raises(UserError, match=r"distill\.teacher is not as it was when the run began"):
+            run(image_folder, tmp_path / "run", teacher)
+        (teacher / name).write_bytes(kept[teacher / name])
+    folder = tmp_path / "run" / "checkpoints" / "step_00000002"
+    tensors = {**load_file(folder / "model.safetensors"), "teacher_mark": torch.tensor(12345)}
+    save_file(tensors, folder / "model.safetensors")  # as an earlier version wrote it
+    state = json.loads((folder / "state.json").read_text())
+    state["files"]["model.safetensors"] = _checksum(folder / "model.safetensors")
+    (folder / "state.json").write_text(json.dumps(state))
+    run(image_folder, tmp_path / "run", teacher)
+    assert "noted too little of distill.teacher" in caplog.text
+    assert int(newest_model(tmp_path / "run" / "checkpoints")["teacher_mark"]) > 2**62
+    (teacher / "model.safetensors").write_bytes(save(weights))
     run(image_folder, tmp_path / "next", teacher, f"model.init_from={tmp_path / 'run'}")
 
 
