@@ -1,7 +1,12 @@
 """The families of encoders, each with its prefix and what loads it. To add one, add its entry at the end."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+from biovfm_hf.errors import UserError
+from biovfm_hf.nearest import did_you_mean
 
 from .encoder import Encoder
 from .projects import OFA, XRV, is_ofa, load_ofa, load_torch_file, load_xrv
@@ -43,7 +48,15 @@ def register_family(family: Family) -> None:
 
 
 def find_family(source: str) -> Family:
-    """The family with the longest prefix of a name, or that recognises it; transformers takes what no other does."""
+    """The family with the longest prefix of a name, or that recognises it; transformers takes what no other does.
+
+    Raises:
+        UserError: the name has a prefix (`WORD:`) of no family.
+    """
+    word, colon, _ = source.partition(":")
+    prefixes = [family.prefix for family in FAMILIES.values() if family.prefix]
+    if colon and f"{word}:" not in prefixes and re.fullmatch(r"[\w-]{2,}", word) and not Path(source).exists():
+        raise UserError(f"model {source!r}: no family has the prefix {word}:{did_you_mean(f'{word}:', prefixes)}")
     fitting = [f for f in FAMILIES.values() if source.startswith(f.prefix) or f.recognises(source)]
     return max(fitting, key=lambda family: len(family.prefix))
 

@@ -10,6 +10,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import read_yaml
 
 from ..statistics.kinds import BINARY, DETECTION, MULTILABEL, SEGMENTATION, TASKS
+from ..statistics.metrics import find_metric
 from .boxes import ImageBoxes
 from .images import Images
 
@@ -174,7 +175,7 @@ def read_record(path: Path) -> TaskRecord:
     """Read one record file.
 
     Raises:
-        UserError: the file is not a YAML mapping, a field is missing or unknown, or the kind is unknown.
+        UserError: the file is not a YAML mapping, a field is missing or unknown, or the kind or metric is unknown.
     """
     fields = read_yaml(path)
     try:
@@ -183,4 +184,8 @@ def read_record(path: Path) -> TaskRecord:
         raise UserError(f"{path} is not a task record ({error}); see evaluation/tasks/records for examples") from error
     if record.kind not in KINDS:
         raise UserError(f"{path}: kind {record.kind!r} is none of {', '.join(KINDS)}")
+    if find_metric(record.metric) is None:
+        raise UserError(
+            f"{path}: no metric {record.metric!r}; see evaluation/statistics/metrics.py for those there are"
+        )
     return record

@@ -291,6 +291,11 @@ def test_what_cannot_be_loaded_is_named(tmp_path, tiny_model):
         load_encoder(str(tmp_path / "empty"))
 
 
+def test_a_misspelt_prefix_is_named():
+    with pytest.raises(UserError, match=r"no family has the prefix xvr:; did you mean xrv:\?"):
+        load_encoder("xvr:densenet121-res224-all")
+
+
 def test_without_a_network_a_repository_is_named_as_such(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="without a network"):

@@ -133,6 +133,7 @@ def test_weights_mean_repeats(case, seed):
     for draw in range(2):
         taken = np.repeat(np.arange(len(labels)), counts[:, draw])
         repeated = multilabel_oracle(labels[taken], scores[taken], thresholds)
+        assert repeated.keys() >= set(metrics.names()), "add the new metric to multilabel_oracle"
         for name in metrics.names():
             np.testing.assert_allclose(weighted[name][draw], repeated[name], atol=1e-12, err_msg=name)
 

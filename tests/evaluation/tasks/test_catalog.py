@@ -336,6 +336,7 @@ def test_a_task_is_one_file(tmp_path, class_folder, make_class_folder):
         ("{marker: train/class0}", "{}", "gives no options: marker"),
         ("kind: binary-class", "kind: wonderful", "is none of"),
         ("kind: binary-class", "sort: x", "not a task record"),
+        ("metric: mcc", "metric: mmc", "no metric 'mmc'"),
     ):
         path.write_text(RECORD.replace(old, new))
         with pytest.raises(UserError, match=words):
