@@ -32,7 +32,7 @@ from ..results.comparisons import compare_models
 from ..results.records import merge_records
 from ..results.seeds import over_seeds, write_means
 from ..results.table import write_tables
-from ..results.trust.records import check_columns, write_groups
+from ..results.trust.records import GROUPS_FILE, check_columns, write_groups
 from ..statistics.kinds import DETECTION, SEGMENTATION
 from ..tasks import GROUPS, Task, TaskRecord, open_task, read_records, resolve_names
 from ..tasks.corruptions.benchmark import benchmarks
@@ -378,7 +378,7 @@ def summarise(options: RunOptions, tasks: list[Task]) -> list[Record]:
         joined = over_seeds(options.out, records, options.resamples)
         write_means(options.out, joined)
         write_tables(options.out, records, joined, comparisons)
-        if options.by:
+        if options.by or (options.out / GROUPS_FILE).is_file():
             write_groups(options.out, records, tasks, options.by)
         if options.no_figures:
             discard_all(options.out)

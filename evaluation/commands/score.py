@@ -11,7 +11,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.writing.files import write_text
 
-from ..results.trust.groups import bands
+from ..results.trust.bands import bands
 from ..results.trust.report import conformal_rows, group_lines, group_rows, selective_rows, trust_lines
 from ..statistics import bootstrap, detection, metrics
 from ..statistics.bootstrap import PROTOCOLS
@@ -164,11 +164,9 @@ def _trust(
     options: ScoreOptions, val: ScoredSplit | None, test: ScoredSplit, arrays: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """The trust part of the record, and notes."""
-    groups = {
-        name.removeprefix("test_groups").strip("_") or "groups": bands(name.rpartition("_")[2], values.reshape(-1))
-        for name, values in arrays.items()
-        if is_grouping(name)
-    }
+    columns = {name.removeprefix("test_groups").strip("_") or "groups": values for name, values in arrays.items()
+               if is_grouping(name)}  # fmt: skip
+    groups = {name: bands(name, values) for name, values in columns.items()}
     sets: list[dict[str, Any]] = []
     notes = ["no conformal sets: the file has no val_labels and val_scores to calibrate them on"]
     if val is not None and test.thresholds is not None:

@@ -6,7 +6,7 @@ picked after seeing the results, so the interval of their difference is too narr
 pairs, corrected by Holm. A group with fewer than 10 positives or negatives gets no AUC, which would be mere noise.
 """
 
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,6 @@ from ...statistics.significance import delong_shares
 
 LEAST = 10  # fewest positives, and negatives, of a group that gets an AUC
 NORMAL = 1.959963984540054  # 97.5 % of a standard normal lie below
-MAX_GROUPS = 8  # a column with more different numbers is divided into bands
-AGE_BANDS = (20, 40, 60, 80)  # years, as in Seyyed-Kalantari et al. (2021)
 
 Row = dict[str, Any]
 
@@ -184,32 +182,3 @@ def shifted_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> 
         rows = {key: _group_auc(labels, scores, members, None) for key, members in chosen.items()}
         aucs[str(name)] = {key: row.get("auc") for key, row in rows.items()}
     return aucs
-
-
-def bands(name: str, values: np.ndarray) -> np.ndarray:
-    """A text column (n,) as groups: values as they are, many different numbers in bands; "" becomes "unknown".
-
-    Ages are divided at 20, 40, 60 and 80 years, other numbers at their quartiles.
-    """
-    values = np.asarray(values).astype(str)
-    known = values != ""
-    groups = np.where(known, values, "unknown").astype(object)
-    numbers = _numbers(values[known])
-    if numbers is None or len(np.unique(numbers)) <= MAX_GROUPS:
-        return groups.astype(str)
-    edges = AGE_BANDS if name.lower() in ("age", "patient age") else np.unique(np.quantile(numbers, [0.25, 0.5, 0.75]))
-    ends = [f"{edge:g}" for edge in edges]
-    names = [
-        f"below {ends[0]}",
-        *(f"{a} to {b}" for a, b in pairwise(ends)),
-        f"{ends[-1]} and over",
-    ]
-    groups[known] = np.array(names, object)[np.searchsorted(edges, numbers, side="right")]
-    return groups.astype(str)
-
-
-def _numbers(values: np.ndarray) -> np.ndarray | None:
-    try:
-        return values.astype(np.float64)
-    except ValueError:
-        return None

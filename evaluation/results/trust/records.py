@@ -1,4 +1,4 @@
-"""`groups.json` of a results folder: the gaps between groups of test cases for each record that was just scored."""
+"""`groups.json` of a results folder: the gaps between groups of test cases, of each record and grouping."""
 
 import json
 from pathlib import Path
@@ -6,16 +6,19 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
+from biovfm_hf.reading.documents import read_json
 from biovfm_hf.results.record import Record
 from biovfm_hf.writing.files import write_text
 
 from ...statistics.kinds import SEGMENTATION
 from ...tasks import Task
-from ..records import NAMING, clean, read_scores, stored_split
-from .groups import bands
+from ..records import NAMING, REMEDY, clean, locked, read_scores, stored_split
+from .bands import bands
 from .report import group_lines, group_rows
 
 GROUPS_FILE = "groups.json"
+GROUPING = (*NAMING, "by")
+MEASURED = (*NAMING, "revision", "data")
 
 
 def check_columns(tasks: list[Task], by: tuple[str, ...]) -> None:
@@ -29,11 +32,24 @@ def check_columns(tasks: list[Task], by: tuple[str, ...]) -> None:
 
 
 def write_groups(out: Path, records: list[Record], tasks: list[Task], by: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Write and print the gaps between groups for the tasks' records.
+    """Add the gaps between groups for the tasks' records to groups.json, and print them.
+
+    Rows of other tasks and groupings stay in the file while their record is in the folder; a row of the same record
+    and grouping is replaced.
 
     Returns:
-        Rows of `report.group_rows`, each with the fields that name its record.
+        All rows: those of `report.group_rows`, each with the fields that name its record, its `revision` and `data`.
     """
+    rows = _new_rows(out, records, tasks, by)
+    path = out / GROUPS_FILE
+    with locked(out):
+        renewed = {_key(row, GROUPING) for row in rows}
+        rows = [row for row in _earlier_rows(path, records) if _key(row, GROUPING) not in renewed] + rows
+        write_text(path, json.dumps(clean(rows), indent=1, allow_nan=False) + "\n")
+    return rows
+
+
+def _new_rows(out: Path, records: list[Record], tasks: list[Task], by: tuple[str, ...]) -> list[dict[str, Any]]:
     columns = {task.name: task.splits["test"].columns for task in tasks if task.record.kind != SEGMENTATION}
     rows = []
     for record in records:
@@ -45,7 +61,24 @@ def write_groups(out: Path, records: list[Record], tasks: list[Task], by: tuple[
         own = group_rows(split, groups)
         for line in group_lines(own):
             print(f"{record.model}  {record.task}  {record.method}  {line}")
-        named = {name: getattr(record, name) for name in NAMING}
+        named = {name: getattr(record, name) for name in MEASURED}
         rows += [named | row for row in own]
-    write_text(out / GROUPS_FILE, json.dumps(clean(rows), indent=1, allow_nan=False) + "\n")
     return rows
+
+
+def _earlier_rows(path: Path, records: list[Record]) -> list[dict[str, Any]]:
+    """The rows of the file whose record is still there; rows of earlier versions do not tell its weights and data."""
+    rows = read_json(path, REMEDY) if path.is_file() else []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and set(GROUPING) <= set(row) for row in rows):
+        raise UserError(f"{path}: not a list of gaps between groups; {REMEDY}")
+    held = {_key(vars(record), NAMING): record for record in records}
+    return [row for row in rows if _is_of(row, held.get(_key(row, NAMING)))]
+
+
+def _is_of(row: dict[str, Any], record: Record | None) -> bool:
+    return record is not None and all(row.get(name, value) == value for name, value in
+                                      (("revision", record.revision), ("data", record.data)))  # fmt: skip
+
+
+def _key(row: dict[str, Any], names: tuple[str, ...]) -> str:
+    return json.dumps([row[name] for name in names], sort_keys=True)

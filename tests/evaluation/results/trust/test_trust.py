@@ -5,6 +5,7 @@ import pytest
 
 from biovfm_hf.errors import UserError
 from evaluation.results.trust import conformal, groups
+from evaluation.results.trust.bands import bands
 from evaluation.results.trust.selective import risk_curve
 
 
@@ -91,12 +92,36 @@ def test_cases_of_one_subject_widen_the_interval():
 
 def test_columns_of_numbers_become_bands():
     ages = np.array(["3", "19.5", "20", "45", "61", "80", "99", "7", "33", "", "55"])
-    found = groups.bands("age", ages).tolist()
+    found = bands("age", ages).tolist()
     assert found[:6] == ["below 20", "below 20", "20 to 40", "40 to 60", "60 to 80", "80 and over"]
     assert found[9] == "unknown"
-    assert set(groups.bands("dose", np.arange(100).astype(str))) == {
+    assert set(bands("dose", np.arange(100).astype(str))) == {
         "below 24.75", "24.75 to 49.5", "49.5 to 74.25", "74.25 and over"}  # fmt: skip
-    assert groups.bands("sex", np.array(["F", "M", ""])).tolist() == ["F", "M", "unknown"]
+    assert bands("sex", np.array(["F", "M", ""])).tolist() == ["F", "M", "unknown"]
+
+
+AGES = ["5", "25", "30", "45", "50", "61", "70", "77", "85", "90"]
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "inf", "NA", "n/a", "None", " ", "?", "-1", "411"])
+def test_a_missing_age_is_unknown_and_leaves_the_others_in_bands(missing):
+    found = bands("age", np.array([*AGES, missing]))
+    assert found[-1] == "unknown"
+    assert found[:-1].tolist() == bands("age", np.array(AGES)).tolist() and found[0] == "below 20"
+    assert (
+        bands("dose", np.array([*AGES, "nan"]))[-1] == "unknown"
+        and bands("sex", np.array(["F", "NA"]))[1] == "unknown"
+    )
+
+
+def test_age_strings_of_dicom_are_years_whatever_the_columns_spelling():
+    values = np.array([*AGES, "005Y", "030M", "250M", "070W", "300D", "adult"])
+    for name in ("age", "patient_age", "Patient Age", "PatientAge", "Patient's age (years)"):
+        found = bands(name, values).tolist()
+        assert found[len(AGES) :] == ["below 20", "below 20", "20 to 40", "below 20", "below 20", "adult"]
+    assert bands("age", np.array(["005Y", "5", "30"])).tolist() == ["5", "5", "30"]
+    for name in ("bone_age", "stage", "age_group"):
+        assert bands(name, np.arange(90).astype(str))[0] == "below 22.25"
 
 
 def test_groups_must_be_one_for_each_case():
