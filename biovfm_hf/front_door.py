@@ -9,9 +9,12 @@ import inspect
 import re
 from collections.abc import Callable
 from textwrap import fill, indent
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from .rooms import load_room_module, packages_named
+
+if TYPE_CHECKING:
+    from .cards.provenance import Provenance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,6 +265,17 @@ def open_door(name: str) -> Callable[..., Any]:
     call.__doc__ = _docstring(inspect.getdoc(function) or "", options, door.example)
     call.__signature__ = signature  # type: ignore[attr-defined]
     return call
+
+
+def encoder_provenance(name: str) -> "Provenance":
+    """The restrictions on work that builds on an encoder, by any name that `load_encoder` takes.
+
+    Raises:
+        UserError: this installation lacks the room, or the room lacks a package; or the encoder's files are damaged.
+    """
+    module = "evaluation.encoders.provenance"
+    with packages_named(module):
+        return load_room_module(module).encoder_provenance(name)
 
 
 def _signature(function: Callable[..., Any], options: type | None) -> inspect.Signature:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..hub.files import hub_file
 from ..reading.documents import read_json
 from ..writing.files import write_text
 
@@ -78,14 +79,8 @@ def read_provenance(folder: Path) -> Provenance:
 
 def hub_provenance(repo_id: str, kind: str, revision: str | None = None) -> Provenance:
     """Read the file of a Hub repository of `kind` (model or dataset); empty if it cannot be fetched."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        file = Path(hf_hub_download(repo_id, PROVENANCE, repo_type=kind, revision=revision))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError):
-        return Provenance()
-    return read_provenance(file.parent)
+    file = hub_file(repo_id, PROVENANCE, kind, revision)
+    return read_provenance(file.parent) if file else Provenance()
 
 
 def write_provenance(folder: Path, provenance: Provenance) -> None:

@@ -22,7 +22,7 @@ LICENCE_NOTE = (
     f"DINOv3's weights, and all that is continued or distilled from them, are under the DINOv3 licence "
     f"({WEIGHT_LICENCES[LICENCE]}): pass them on only under it, with a copy of it; provenance.json takes it along"
 )
-MODEL_TYPE = "dinov3_vit"  # in transformers
+FAMILY, MODEL_TYPE = "dinov3_", "dinov3_vit"  # how its model types begin in transformers, and that of its ViT
 PERIODS, KEY_MASK = "rope_embed.periods", "attn.qkv.bias_mask"
 RELEASED_BASE, RELEASED_EPS = 100.0, 1e-5
 

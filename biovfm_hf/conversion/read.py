@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..cards.provenance import Provenance, read_provenance
 from ..errors import UserError, one_line
 from ..imagenet import IMAGENET_MEAN, IMAGENET_STD
+from .provenance import licences_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,29 +88,11 @@ def read_encoder(source: str, num_heads: int | None = None, decoder_heads: int |
         (config, *fitting), notes = _from_transformers(source, stated, tensors), []
     else:
         config, *fitting, notes = _from_meta_names(source, stated, tensors, Heads(num_heads, decoder_heads))
-    provenance = read_provenance(folder) if path.is_dir() else Provenance()
-    if stated.get("model_type") == dinov3.MODEL_TYPE or dinov3.is_dinov3(tensors):
-        provenance |= Provenance(licences=(dinov3.LICENCE,))
+    provenance = (read_provenance(folder) if path.is_dir() else Provenance()) | licences_of(stated, tensors)
+    if dinov3.LICENCE in provenance.licences:
         notes = [*notes, dinov3.LICENCE_NOTE]
     ours, left_out = _fit(source, config, *fitting)
     return Encoder(config, ours, left_out, normalisation, processor, tuple(notes), provenance)
-
-
-def weights_provenance(source: str) -> Provenance:
-    """Restrictions on work that builds on these weights, from their folder's file and their family.
-
-    Raises:
-        UserError: they cannot be read.
-    """
-    from . import dinov3
-    from .weights import locate, read_object, read_tensors
-
-    path = locate(source)
-    provenance = read_provenance(path) if path.is_dir() else Provenance()
-    is_dinov3_folder = read_object(path / "config.json").get("model_type") == dinov3.MODEL_TYPE
-    if is_dinov3_folder or (path.is_file() and dinov3.is_dinov3(read_tensors(path))):
-        provenance |= Provenance(licences=(dinov3.LICENCE,))
-    return provenance
 
 
 def _from_transformers(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]") -> tuple:

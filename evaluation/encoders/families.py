@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from biovfm_hf.errors import UserError
@@ -10,9 +11,9 @@ from biovfm_hf.nearest import did_you_mean
 
 from .encoder import Encoder
 from .projects import OFA, XRV, is_ofa, load_ofa, load_torch_file, load_xrv
-from .published import TORCH_FILES
+from .published import TORCH_FILES, TorchFile
 from .segmentation_networks import SCRATCH, TRANSUNET, load_pretrained, load_untrained
-from .timm_models import load_open_clip, load_timm
+from .timm_models import load_open_clip, load_timm, timm_licences
 from .transformers_models import load_transformers
 
 
@@ -23,6 +24,8 @@ class Family:
     `load` gives an `Encoder` with its preprocessing, its `read` and what that must know (`reading`), on the CPU.
     `downloads` states whether models that are not on disk come from the network, `recognises` which names without the
     prefix are the family's too, and `runs_code` whether `load` also takes the revision of a model's own code.
+    `licences` states which licences (`biovfm_hf.cards.provenance.WEIGHT_LICENCES`) bind what is made from the weights
+    that the family knows by this name.
     """
 
     name: str
@@ -31,9 +34,11 @@ class Family:
     downloads: bool = True
     recognises: Callable[[str], bool] = lambda source: False
     runs_code: bool = False
+    licences: Callable[[str], tuple[str, ...]] = lambda source: ()
 
 
 FAMILIES: dict[str, Family] = {}
+_SCHEME = re.compile(r"^(hf[-_]hub|local-dir):")  # of timm's names
 
 
 def register_family(family: Family) -> None:
@@ -61,13 +66,25 @@ def find_family(source: str) -> Family:
     return max(fitting, key=lambda family: len(family.prefix))
 
 
+def place_of(source: str) -> str:
+    """The folder, file, repository or model that a name tells its family, without prefixes and keywords."""
+    return _SCHEME.sub("", source.removeprefix(find_family(source).prefix).partition("?")[0])
+
+
+def _licences_of(entry: TorchFile, source: str) -> tuple[str, ...]:
+    return entry.binding
+
+
 for _family in (
     Family("transformers", "", load_transformers, runs_code=True),
-    Family("timm", "timm:", load_timm),
+    Family("timm", "timm:", load_timm, licences=timm_licences),
     Family("open_clip", "open_clip:", load_open_clip),
     Family("open_clip of the Hub", "hf-hub:", load_open_clip),
     Family("torchxrayvision", XRV, load_xrv),
-    *(Family(name, f"{name}:", load_torch_file) for name in TORCH_FILES),
+    *(
+        Family(name, f"{name}:", load_torch_file, licences=partial(_licences_of, entry))
+        for name, entry in TORCH_FILES.items()
+    ),
     Family("OFA", OFA, load_ofa, recognises=is_ofa),
     Family("trained from scratch", SCRATCH, load_untrained, downloads=False),
     Family("TransUNet with pretrained weights", TRANSUNET, load_pretrained, downloads=False),

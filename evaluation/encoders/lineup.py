@@ -22,6 +22,8 @@ class ShortName:
         features: the vector that its card recommends, one of the choices of `--features`.
         reading: fields of `tokens.Reading` for reading it as its authors do.
         access: what to do before the weights can be downloaded; empty if they are open.
+        binding: licences (`biovfm_hf.cards.provenance.WEIGHT_LICENCES`) that bind what is made from the weights, where
+            the family does not state them.
     """
 
     source: str
@@ -35,6 +37,7 @@ class ShortName:
     features: str = "both"
     reading: Mapping[str, Any] = field(default_factory=dict)
     access: str = ""
+    binding: tuple[str, ...] = ()
 
 
 _MAP = {"features": "mean"}
@@ -73,7 +76,8 @@ def _gated(repository: str, more: str = "") -> str:
 def _dinov3(form: tuple[float, int, float | None], name: str, of_timm: str) -> ShortName:
     repository = f"facebook/dinov3-{name}-pretrain-lvd1689m"
     open_copy = f"; timm:{of_timm}_dinov3.lvd1689m has the same weights under the same licence, without that step"
-    return _named(form, repository, "DINOv3 licence", "2508.10104", access=_gated(repository, open_copy))
+    access = _gated(repository, open_copy)
+    return _named(form, repository, "DINOv3 licence", "2508.10104", access=access, binding=("dinov3-license",))
 
 
 def _pathology(

@@ -13,7 +13,7 @@ from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from .device import check_device, default_precision
 from .encoder import Encoder, to_square
-from .families import find_family
+from .families import find_family, place_of
 from .lineup import LINEUP, ShortName
 from .segmentation_networks import SCRATCH, TRANSUNET
 from .tokens import compile_blocks
@@ -99,7 +99,7 @@ def on_disk(source: str) -> bool:
     """Whether a model's weights are on this machine: a folder or file, or a repository in the Hub's cache."""
     from huggingface_hub import constants
 
-    rest = source.removeprefix(find_family(source).prefix).removeprefix("hf-hub:").partition("?")[0]
+    rest = place_of(source)
     if Path(rest).expanduser().exists() or source.startswith(SCRATCH):
         return True
     repository = f"timm/{rest}" if source.startswith("timm:") and "/" not in rest else rest

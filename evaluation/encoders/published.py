@@ -24,6 +24,7 @@ class TorchFile:
             none.
         buffers: {the file's name: timm's name} of tensors that timm computes itself with other rounding.
         notes: what a reader of its results must know.
+        binding: licences (`biovfm_hf.cards.provenance.WEIGHT_LICENCES`) that bind what is made from the weights.
     """
 
     network: str
@@ -38,6 +39,7 @@ class TorchFile:
     projection: str = ""
     buffers: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    binding: tuple[str, ...] = ()
 
 
 # MedDINOv3 takes HU from -1000 to 1000, less 65.108, over 178.017: here of an image that shows this window in 0..1.
@@ -47,6 +49,7 @@ TORCH_FILES = {
         "vit_base_patch16_dinov3", "eva", "model.pth", 896, (_HU_MEAN,) * 3, (_HU_STD,) * 3,
         buffers={"rope_embed.periods": "rope.periods"},
         notes=("MedDINOv3 takes CT slices, shown by the window of -1000 to 1000 HU",),
+        binding=("dinov3-license",),
     ),
     "medimageinsight": TorchFile(
         "davit_huge_fl", "davit", "*vision_model/*.pt", 480,

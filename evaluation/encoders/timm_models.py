@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biovfm_hf.cards.provenance import WEIGHT_LICENCES
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
@@ -41,6 +42,17 @@ def load_timm(source: str) -> Encoder:
     return _from_transform(
         module, transform, source, revision, config["input_size"][-1], config["mean"], config["std"]
     )
+
+
+def timm_licences(source: str) -> tuple[str, ...]:
+    """The licence of the weights that timm itself knows by `timm:NAME`, if it binds what is made from them."""
+    name = source.removeprefix("timm:").partition("?")[0]
+    try:
+        known = require("timm", "encoders").get_pretrained_cfg(name)
+    except RuntimeError:  # no such weights
+        return ()
+    licence = getattr(known, "license", None)
+    return (licence,) if licence in WEIGHT_LICENCES else ()
 
 
 def load_open_clip(source: str) -> Encoder:

@@ -10,7 +10,8 @@ from transformers import AutoImageProcessor, AutoModel, DINOv3ViTConfig, DINOv3V
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.cards.provenance import PROVENANCE, Provenance
 from biovfm_hf.conversion.command import ConvertOptions, convert, main
-from biovfm_hf.conversion.read import read_encoder, weights_provenance
+from biovfm_hf.conversion.provenance import weights_provenance
+from biovfm_hf.conversion.read import read_encoder
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import encoder_parameters
 
@@ -193,5 +194,8 @@ def test_the_licence_is_shown_and_carried_over(tmp_path: Path, capsys: pytest.Ca
         assert weights_provenance(str(tmp_path / name)) == Provenance(licences=("dinov3-license",))
     torch.save({**original_names(ours()), "rope_embed.periods": torch.ones(4)}, tmp_path / "a.pth")
     assert weights_provenance(str(tmp_path / "a.pth")).licences == ("dinov3-license",)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "a.pth").rename(tmp_path / "bare" / "pytorch_model.bin")
+    assert weights_provenance(str(tmp_path / "bare")).licences == ("dinov3-license",), "no config.json tells"
     ours(position_embedding_type="learned").save_pretrained(tmp_path / "plain")
     assert not weights_provenance(str(tmp_path / "plain"))

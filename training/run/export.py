@@ -61,7 +61,7 @@ def write_model_folder(
         if isinstance(module, PreTrainedModel):
             size = _save_ours(temporary, module, tensors, config)
         else:
-            size = _save_timm(temporary, module, tensors, config)
+            size = _save_timm(temporary, module, tensors, config, lineage.provenance.licences)
         (temporary / "training_config.yaml").write_text(to_yaml(_public(config)), encoding="utf-8")
         (temporary / "README.md").write_text(card_stub(config, size, step), encoding="utf-8")
         objective = Objective(config.title, config.summary, config.source, flops_per_image)
@@ -88,7 +88,9 @@ def _save_ours(folder: Path, module: PreTrainedModel, tensors: dict[str, Tensor]
     return size_words(model_config.to_dict())
 
 
-def _save_timm(folder: Path, module: Any, tensors: dict[str, Tensor], config: TrainConfig) -> str:
+def _save_timm(
+    folder: Path, module: Any, tensors: dict[str, Tensor], config: TrainConfig, licences: tuple[str, ...]
+) -> str:
     """Save a timm network. Returns its name as text."""
     timm = require("timm", "encoders")
     name = module.pretrained_cfg["architecture"]
@@ -96,7 +98,8 @@ def _save_timm(folder: Path, module: Any, tensors: dict[str, Tensor], config: Tr
     model.load_state_dict(tensors, strict=True)
     side = config.augment.global_size
     data = {"input_size": (3, side, side), "mean": config.augment.mean, "std": config.augment.std, "crop_pct": 1.0}
-    model.pretrained_cfg.update(data, tag=None, hf_hub_id=None, url=None)
+    # nothing of timm's own weights for this network, such as their licence, is true of these
+    model.pretrained_cfg.update(data, tag=None, hf_hub_id=None, url=None, license=next(iter(licences), None))
     timm.models.save_for_hf(model, str(folder), safe_serialization=True)
     settings = read_object(folder / "config.json")
     settings.get("model_args", {}).pop("num_classes", None)  # transformers passes it too, and twice is an error

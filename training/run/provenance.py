@@ -12,8 +12,9 @@ from pathlib import Path
 
 from biovfm_hf.cards.origin import Origin, public_name, read_origin, whole_name, write_origin
 from biovfm_hf.cards.provenance import Provenance, hub_provenance, read_provenance, write_provenance
-from biovfm_hf.conversion.read import weights_provenance
+from biovfm_hf.conversion.provenance import HUB_ID, weights_provenance
 from biovfm_hf.errors import UserError
+from biovfm_hf.front_door import encoder_provenance
 from biovfm_hf.hub.network import is_path
 
 from ..settings.config import TrainConfig, is_run
@@ -99,14 +100,16 @@ def _provenance_of_origin(origin: Origin, name: str, begun: bool) -> Provenance:
 def _provenance_of_weights(weights: str, name: str, begun: bool) -> Provenance:
     if is_run(weights):
         return _noted(Path(weights), name)
+    is_place = Path(weights).expanduser().exists() or HUB_ID.fullmatch(weights)
     try:
-        return _provenance_by_name(weights)
+        return _provenance_of_place(weights) if is_place else _provenance_of_encoder(weights)
     except UserError:
-        if Path(weights).expanduser().exists() and not begun:
-            raise
-        return Provenance()  # a new run needs these weights anyway, and a continued one has noted its restrictions
+        if begun:  # it has noted its restrictions, and does not need these weights
+            return Provenance()
+        raise
 
 
 # read once per run, not at every export
 _provenance_on_hub = cache(hub_provenance)
-_provenance_by_name = cache(weights_provenance)
+_provenance_of_place = cache(weights_provenance)
+_provenance_of_encoder = cache(encoder_provenance)

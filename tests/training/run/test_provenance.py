@@ -41,6 +41,8 @@ def test_data_and_first_weights_are_both_counted(tmp_path):
 def test_the_licence_of_dinov3s_weights_goes_with_what_continues_from_them(dinov3):
     marks = run_provenance(lineages(settings(model={"init_from": dinov3})))
     assert marks == Provenance(licences=DINOV3)
+    named = settings(method="distill", distill={"teacher": "timm:vit_small_patch16_dinov3.lvd1689m"})
+    assert run_provenance(lineages(named)) == Provenance(licences=DINOV3)
     _check_public("me/model", marks)
 
 

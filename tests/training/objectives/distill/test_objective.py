@@ -171,6 +171,8 @@ def test_a_convnet_of_timm_learns_too_and_is_a_folder_that_timm_and_transformers
     pixels = torch.randn(1, 3, 32, 32)
     assert_close(AutoModel.from_pretrained(folder)(pixels).last_hidden_state, loaded.forward_features(pixels))
     assert "test_convnext of timm" in (folder / "README.md").read_text()
+    stated = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    assert not stated.get("license"), "timm's licence is that of its own weights"
     estimate = describe(load_config("distill_smoke", parse_overrides([*SMALL, f"distill.teacher={teacher}", *words])),
                         method_of("distill"))  # fmt: skip
     assert "GFLOP an image" in estimate
