@@ -38,7 +38,7 @@ from .run.device import failing_together
 from .run.export import export_models, push_in_background
 from .run.folder import append_metrics, write_crop_sheet
 from .run.profile import profiled
-from .run.watch import collapse_message, measure
+from .run.watch import measure
 from .schedule import StepValues
 from .settings.config import TrainConfig
 from .setup import Run, say, start
@@ -304,17 +304,16 @@ def _watch_start(run: Run) -> None:
     record = {"step": 0, "images": 0, **_measure(run)}
     if run.main:
         append_metrics(run.out, record)
-        run.records.append(record)
+        run.history.add(record)
     _track(run, record)
 
 
 def _raise_alarm(run: Run, record: dict[str, Any]) -> None:
-    """Warn of a collapse, once."""
-    run.records.append(record)
-    settled = max(run.config.step_count(run.config.optim.warmup_steps), 50)
-    message = None if run.alarmed else collapse_message(run.records, settled, run.method.collapse)
-    if message:
-        run.alarmed = True
+    """Warn of a collapse and of patch tokens that get worse, once of each."""
+    run.history.add(record)
+    config = run.config
+    settled = max(config.step_count(config.optim.warmup_steps), 50)
+    for message in run.history.warnings(settled, bool(config.model.init_from), run.method.collapse):
         logger.warning("%s", message)
 
 

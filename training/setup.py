@@ -3,7 +3,6 @@
 import logging
 import sys
 import threading
-from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +37,7 @@ from .run.device import (
 from .run.export import open_repository
 from .run.folder import check_apart, hold_run_folder, prepare_run_folder, trim_metrics
 from .run.provenance import Lineage, run_provenance
-from .run.watch import Watch, open_watch
+from .run.watch import History, Watch, open_watch, read_history
 from .schedule import Schedule, scaled_learning_rate
 from .settings.augment import check_augment
 from .settings.config import TrainConfig, biovfm_config
@@ -71,8 +70,7 @@ class Run:
     skipped_before: int = 0  # unreadable images of the run's earlier parts, on all processes
     skipped: int = 0  # of this part, on this process
     unreadable: set[int] = field(default_factory=set)  # which images that was
-    alarmed: bool = False
-    records: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=500))
+    history: History = field(default_factory=History)
     pushes: list[threading.Thread] = field(default_factory=list)
 
     @property
@@ -235,6 +233,7 @@ def restore(run: Run) -> None:
     run.step, run.skipped_before = state["step"], state["skipped"]
     if run.main:
         trim_metrics(run.out, run.step)
+        run.history = read_history(run.out / "metrics.jsonl")
     say(run, f"continuing after step {run.step:,} of {run.config.steps:,}")
     if state["images"] != len(run.images):
         raise UserError(

@@ -59,29 +59,36 @@ def dense_signs(tokens: Tensor, first_patch: int, grid: tuple[int, int]) -> dict
     }
 
 
-def dense_message(localities: list[float], dices: list[float]) -> str | None:
-    """A warning if the dense values, measured since step 0, show that patch features get worse, else None.
+def dense_warnings(localities: list[float], dices: list[float]) -> dict[str, str]:
+    """Warnings by the measure that shows that patch features get worse; none if they do not.
 
-    They get worse if the last two values are both below the best that training itself reached: `dense_locality` below
-    half of it, `dense_dice` below nine tenths.
+    They get worse if the last two of at least four values are both below the best before: `dense_locality` below half
+    of it, `dense_dice` below nine tenths.
+
+    Args:
+        localities: `dense_locality`, oldest first: of the weights that a run continues from on; of fresh weights only
+            those after the warm-up, since what a random network shows is nothing to keep.
+        dices: `dense_dice`, likewise.
     """
     remedy = (
         "Dense tasks suffer even if the loss improves: stop, and continue with Gram anchoring (dino_gram.yaml or "
-        "dino_v3_gram.yaml, gram.teacher an export from before)"
+        "dino_v3_gram.yaml, gram.teacher an export from before), or a higher gram.weight if the run is anchored"
     )
+    warnings = {}
     if fall := _lasting_fall(dices, 0.9):
-        return f"the linear segmentation probe falls: its Dice was {fall[0]:.3f}, now it is {fall[1]:.3f}. {remedy}"
+        warnings["dense_dice"] = (
+            f"the linear segmentation probe falls: its Dice was {fall[0]:.3f}, now it is {fall[1]:.3f}. {remedy}"
+        )
     if fall := _lasting_fall(localities, 0.5):
-        return (
+        warnings["dense_locality"] = (
             f"patches lose their localisation: neighbours were {fall[0]:.3f} more alike than others, now "
             f"{fall[1]:.3f}. {remedy}"
         )
-    return None
+    return warnings
 
 
 def _lasting_fall(values: list[float], share: float) -> tuple[float, float] | None:
-    """The best and the last of `values` after a lasting fall; the first value is the run's start."""
-    learned = values[1:]
-    if len(learned) < 4 or max(learned[:-2]) <= 0 or max(learned[-2:]) > share * max(learned[:-2]):
+    """The best and the last of `values` after a lasting fall."""
+    if len(values) < 4 or max(values[:-2]) <= 0 or max(values[-2:]) > share * max(values[:-2]):
         return None
-    return max(learned[:-2]), learned[-1]
+    return max(values[:-2]), values[-1]

@@ -4,8 +4,10 @@ It measures kNN accuracy on a small labelled task and RankMe (the number of dime
 warns of the two ways in which self-distillation collapses.
 """
 
+import json
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,13 @@ from ..data.effects import Image
 from ..data.images import FolderImages, Images
 from ..data.order import permute
 from ..settings.config import TrainConfig, biovfm_config
-from .dense import dense_message, dense_signs
+from .dense import dense_signs, dense_warnings
 from .masks import MaskedImages, dense_dice, load_masks
 
 _BATCH = 64
 Features = Callable[[Tensor, int], Tensor]  # (B, tokens, D), where patches begin -> (B, D)
-_WINDOW = 10  # logged steps that must agree before there is a warning
+_WINDOW = 10  # logged steps that must agree before there is a warning of a collapse
+_MEASURES = ("rankme", "dense_locality", "dense_dice")  # of the watch, which warnings read
 
 
 @dataclass(frozen=True)
@@ -215,29 +218,68 @@ def measure(
     return values
 
 
-def collapse_message(
-    records: Sequence[Mapping[str, Any]], settled: int, collapse: Callable[[Sequence[Mapping[str, Any]]], str | None]
-) -> str | None:
-    """The warning for the user if the last logged records show a collapse, else None.
+@dataclass
+class History:
+    """What warnings read of a run's logged metrics, oldest first.
 
-    Args:
-        records: logged metrics, oldest first.
-        settled: steps before which nothing is concluded (warm-up).
-        collapse: the objective's own check: the last records -> what they show and what to try, or None.
+    Attributes:
+        recent: the last records.
+        measured: the watch's values, of all records that have some.
+        warned: kinds of warnings that were given; each is given once.
     """
-    recent = list(records)[-_WINDOW:]
-    if len(recent) < _WINDOW or recent[0]["step"] < settled:
-        return None
-    message = collapse(recent)
-    ranks = [record["rankme"] for record in records if "rankme" in record]
-    if message is None and len(ranks) > 1 and ranks[-1] < 2:
-        message = (
-            f"RankMe is {ranks[-1]:.1f}: the features hardly use more than one dimension. Lower optim.base_lr, or "
-            "raise batch.size (for DINOv2 also dino.koleo_weight)"
-        )
-    dense = ([record[name] for record in records if name in record] for name in ("dense_locality", "dense_dice"))
-    message = message or dense_message(*dense)
-    return f"step {recent[-1]['step']}: {message}" if message else None
+
+    recent: deque[Mapping[str, Any]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    measured: list[dict[str, Any]] = field(default_factory=list)
+    warned: set[str] = field(default_factory=set)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Add a record of `metrics.jsonl`."""
+        self.recent.append(record)
+        if "rankme" in record:
+            self.measured.append({name: record[name] for name in ("step", *_MEASURES) if name in record})
+
+    def values(self, name: str, settled: int) -> list[float]:
+        """A measure of the watch in all records from the step `settled` on."""
+        return [record[name] for record in self.measured if name in record and record["step"] >= settled]
+
+    def warnings(
+        self, settled: int, continued: bool, collapse: Callable[[Sequence[Mapping[str, Any]]], str | None]
+    ) -> list[str]:
+        """Warnings for the user of a kind that was not given before.
+
+        Args:
+            settled: steps before which nothing is concluded (warm-up).
+            continued: whether the run starts from weights; its patch tokens are then compared with theirs.
+            collapse: the objective's own check: the last records -> what they show and what to try, or None.
+        """
+        found = self._collapse(settled, collapse)
+        begin = 0 if continued else settled
+        found |= dense_warnings(self.values("dense_locality", begin), self.values("dense_dice", begin))
+        new = {kind: message for kind, message in found.items() if kind not in self.warned}
+        self.warned |= new.keys()
+        return [f"step {self.recent[-1]['step']}: {message}" for message in new.values()]
+
+    def _collapse(self, settled: int, collapse: Callable[[Sequence[Mapping[str, Any]]], str | None]) -> dict[str, str]:
+        if len(self.recent) < _WINDOW or self.recent[0]["step"] < settled:
+            return {}
+        if message := collapse(self.recent):
+            return {"collapse": message}
+        ranks = self.values("rankme", 0)
+        if len(ranks) < 2 or ranks[-1] >= 2:
+            return {}
+        return {
+            "rankme": f"RankMe is {ranks[-1]:.1f}: the features hardly use more than one dimension. Lower "
+            "optim.base_lr, or raise batch.size (for DINOv2 also dino.koleo_weight)"
+        }
+
+
+def read_history(metrics: Path) -> History:
+    """What a run that continues logged before, from its `metrics.jsonl`."""
+    history = History()
+    if metrics.is_file():
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            history.add(json.loads(line))
+    return history
 
 
 def _square(image: Image, size: int) -> Image:

@@ -9,9 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from training.command import pretrain
+from training.config_file import load_config, parse_overrides
+from training.objectives import method_of
 from training.objectives.dino.config import GramConfig
 from training.objectives.dino.gram import gram_loss
-from training.run.dense import class_cosine, dense_message, dense_signs, norm_ratio, patch_cosine, patch_rank
+from training.run.dense import class_cosine, dense_signs, dense_warnings, norm_ratio, patch_cosine, patch_rank
+from training.setup import start
 
 from ..conftest import SMALL_DINO
 
@@ -48,18 +51,16 @@ def test_measures_distinguish_localised_tokens_from_smoothed_ones() -> None:
     assert ordered["dense_patch_cosine"] == pytest.approx(mixed["dense_patch_cosine"])
 
 
-def test_the_alarm_speaks_of_a_lasting_fall_alone() -> None:
-    assert dense_message([0.9, 0.1, 0.3, 0.4, 0.35, 0.3], []) is None
-    assert dense_message([0.9, 0.1, 0.3, 0.4, 0.1, 0.4], []) is None, "one bad measurement"
-    assert dense_message([0.9, 0.3, 0.1, 0.1], []) is None, "too few to tell"
-    message = dense_message([0.9, 0.1, 0.3, 0.4, 0.15, 0.1], [])
-    assert message and "0.400 more alike than others, now 0.100" in message and "dino_gram.yaml" in message
-
-
-def test_the_alarm_hears_the_segmentation_probe_first() -> None:
-    assert dense_message([], [0.2, 0.5, 0.6, 0.58, 0.55]) is None, "within a tenth of the best"
-    message = dense_message([0.9, 0.1, 0.3, 0.4, 0.15, 0.1], [0.2, 0.5, 0.6, 0.5, 0.5])
-    assert message and "its Dice was 0.600, now it is 0.500" in message and "dino_v3_gram.yaml" in message
+def test_a_warning_needs_a_lasting_fall() -> None:
+    for healthy in ([0.1, 0.3, 0.4, 0.35, 0.3], [0.1, 0.3, 0.4, 0.1, 0.4], [0.3, 0.1, 0.1], [0.0, 0.0, -0.1, -0.1]):
+        assert dense_warnings(healthy, []) == {}
+    warning = dense_warnings([0.1, 0.3, 0.4, 0.15, 0.1], [])
+    assert warning.keys() == {"dense_locality"}
+    assert "0.400 more alike than others, now 0.100" in warning["dense_locality"]
+    assert dense_warnings([], [0.5, 0.6, 0.58, 0.55]) == {}, "within a tenth of the best"
+    both = dense_warnings([0.1, 0.3, 0.4, 0.15, 0.1], [0.5, 0.6, 0.5, 0.5])
+    assert "its Dice was 0.600, now it is 0.500" in both["dense_dice"] and "dino_v3_gram.yaml" in both["dense_dice"]
+    assert both.keys() == {"dense_dice", "dense_locality"}
 
 
 def test_a_run_logs_them_if_the_setting_says_so(image_folder: Path, tmp_path: Path) -> None:
@@ -70,3 +71,8 @@ def test_a_run_logs_them_if_the_setting_says_so(image_folder: Path, tmp_path: Pa
             for out in ("with", "without")}  # fmt: skip
     assert all("dense_locality" in record for record in read["with"])
     assert not any(name.startswith("dense") for record in read["without"] for name in record)
+    words = parse_overrides([*words, "watch.dense=true", f"data.path={image_folder}"])
+    again = start(load_config("dino_smoke", words), method_of("dino"), tmp_path / "with")
+    again.lock.close()
+    localities = [record["dense_locality"] for record in read["with"]]
+    assert again.history.values("dense_locality", 0) == localities, "as good as it ever was, for the warning"

@@ -1,5 +1,6 @@
 """What is watched: known values of RankMe and kNN, and alarms for collapses only."""
 
+import json
 import math
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from training.config_file import config_from_tree
 from training.data.images import FolderImages
 from training.objectives.dino.method import METHOD as DINO
 from training.run.watch import (
+    History,
     Watch,
-    collapse_message,
     knn_accuracy,
     load_task,
     measure,
     open_watch,
     rankme,
+    read_history,
     sample_images,
 )
 
@@ -83,8 +85,14 @@ def test_the_sample_is_the_same_for_a_seed(image_folder: Path) -> None:
     assert isinstance(Watch(sample_images(images, 4, 32, 1), None).sample, torch.Tensor)
 
 
-def told(records: list[dict], settled: int) -> str | None:
-    return collapse_message(records, settled, DINO.collapse)
+def told(records: list[dict], settled: int, continued: bool = False) -> list[str]:
+    history = History()
+    return [warning for record in records for warning in warned(history, record, settled, continued)]
+
+
+def warned(history: History, record: dict, settled: int, continued: bool = False) -> list[str]:
+    history.add(record)
+    return history.warnings(settled, continued, DINO.collapse)
 
 
 def records(**values: float) -> list[dict]:
@@ -102,21 +110,46 @@ def records(**values: float) -> list[dict]:
     ],
 )
 def test_each_collapse_has_a_warning(values: dict, words: str) -> None:
-    message = told(records(**values), settled=50)
-    assert message is not None and words in message
+    (message,) = told(records(**values), settled=50)
+    assert message.startswith("step 109: ") and words in message
 
 
 def test_no_false_alarm() -> None:
-    assert told(records(), settled=50) is None
-    assert told(records(dino_global_crops_gap=0.0), settled=200) is None, "still warming up"
-    assert told(records(dino_global_crops_gap=0.0)[:5], settled=50) is None, "too few records"
-    assert told(records(ibot_gap=math.nan), settled=50) is None, "no patch was masked"
-    mixed = records(dino_global_crops_gap=0.0)
+    assert told(records(), settled=50) == []
+    assert told(records(dino_global_crops_gap=0.0), settled=200) == [], "still warming up"
+    assert told(records(dino_global_crops_gap=0.0)[:5], settled=50) == [], "too few records"
+    assert told(records(ibot_gap=math.nan), settled=50) == [], "no patch was masked"
+    mixed = records(dino_global_crops_gap=0.0)[:10]
     mixed[-1]["dino_global_crops_gap"] = 0.5
-    assert told(mixed, settled=50) is None, "it has started to learn"
-    assert (
-        collapse_message(
-            [{"step": step, "mae_loss": 0.9} for step in range(100, 112)], settled=50, collapse=DINO.collapse
-        )
-        is None
-    )
+    assert told(mixed, settled=50) == [], "it has started to learn"
+    assert told([{"step": step, "mae_loss": 0.9} for step in range(100, 112)], settled=50) == []
+
+
+# dense_locality of docs/dinov3.py's three runs, every 15 steps
+FIRST = [0.154, 0.153, 0.151, 0.147, 0.141, 0.134, 0.130, 0.127, 0.126, 0.125, 0.125]
+DEGRADING = [0.125, 0.095, 0.064, 0.040, 0.034, 0.031, 0.030, 0.029, 0.029]
+ANCHORED = [0.125, 0.094, 0.082, 0.091, 0.093, 0.092, 0.092, 0.092]
+
+
+def measured(values: list[float], every: int = 15) -> list[dict]:
+    return [{"step": every * number, "rankme": 9.0, "dense_locality": value} for number, value in enumerate(values)]
+
+
+def test_patch_tokens_are_compared_with_those_that_a_run_continues_from() -> None:
+    (message,) = told(measured(DEGRADING), 50, continued=True)
+    assert message.startswith("step 60: patches lose their localisation: neighbours were 0.125 more alike")
+    assert told(measured(FIRST), 50) == told(measured(ANCHORED), 50, continued=True) == []
+    (message,) = told(measured([0.30, 0.10, 0.09, 0.08, 0.07], 500), 100, continued=True)
+    assert message.startswith("step 1500: ")
+    assert told(measured([0.9, 0.8, 0.1, 0.1, 0.1, 0.2], 10), 15) == [], "what a fresh network showed in its warm-up"
+
+
+def test_a_run_that_continues_remembers_its_best_and_warns_of_each_kind(tmp_path: Path) -> None:
+    logged = [*measured(DEGRADING[:4]), *({"step": step, "loss": 1.0} for step in range(46, 700))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in logged))
+    history = read_history(tmp_path / "metrics.jsonl")
+    (message,) = warned(history, {"step": 700, "rankme": 9.0, "dense_locality": 0.034}, 50, continued=True)
+    assert message.startswith("step 700: patches lose")
+    (message,) = warned(history, {"step": 701, "rankme": 1.2, "dense_locality": 0.03}, 50, continued=True)
+    assert message.startswith("step 701: RankMe is 1.2"), "another kind, and the first one once"
+    assert read_history(tmp_path / "nothing").measured == []
