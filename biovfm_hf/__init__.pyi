@@ -828,7 +828,7 @@ def leaderboard(
         The boards: one for each method, settings and metric.
 
     Raises:
-        UserError: an input is none of those known, damaged, or has no score.
+        UserError: an input is none of those known, damaged, or has no score, or `dataset` names an unknown model.
 
     Examples:
         >>> import biovfm_hf

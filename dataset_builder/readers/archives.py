@@ -70,11 +70,12 @@ def list_members(file: Path) -> Iterator[Member]:
 
 
 def members_digest(file: str) -> str:
-    """A hash of what an archive says of its members, which tells it from another one of the same size and time.
+    """A hash of what an archive states about its members, to distinguish archives of the same size and time.
 
-    Of a ZIP that is its central directory, names and checksums among it. A compressed TAR has none: the end of its
-    file tells, where gzip and bzip2 keep a checksum of all that is packed, and xz one of its last block. Empty for
-    what cannot be listed, and for a TAR that is not compressed, whatever its name: it has no checksum of any content.
+    For a ZIP it is the hash of the central directory, which has names and checksums. A compressed TAR has no
+    directory, so the end of its file is hashed, where gzip and bzip2 keep a checksum of all content, and xz one of its
+    last block. The hash is empty for archives that cannot be listed, and for a TAR that is not compressed, whatever
+    its name, because such a TAR has no checksum of its content.
     """
     name, digest = file.lower(), hashlib.blake2b(digest_size=8)
     with open(file, "rb") as opened:  # noqa: PTH123 - no path to make for each of many

@@ -110,7 +110,7 @@ def _bicubic(size: int, target: int) -> np.ndarray:
 
 
 def textures(thumbnails: np.ndarray) -> np.ndarray:
-    """The texture that tells a thumbnail from others of its kind: its middle frequencies at equal local contrast.
+    """The texture that distinguishes a thumbnail from others of its kind: middle frequencies at equal local contrast.
 
     The difference of two Gaussians (0.9 and 2 pixels) removes the shape that all pictures of a kind share and the
     noise of JPEG. Division by the local deviation (2 pixels) keeps a few strong edges, such as a fundus camera's

@@ -87,6 +87,6 @@ def _timm_names(entry: TorchFile, tensors: Mapping[str, Tensor], trunk: nn.Modul
     cut = len(entry.prefix)
     own = {entry.family_prefix + n[cut:]: value for n, value in tensors.items() if n.startswith(entry.prefix)}
     translated = import_module(f"timm.models.{entry.family}").checkpoint_filter_fn(own, trunk)
-    for theirs, timms in entry.renamed.items():
-        translated = {name.replace(theirs, timms): value for name, value in translated.items()}
+    for part, timm_part in entry.renamed.items():
+        translated = {name.replace(part, timm_part): value for name, value in translated.items()}
     return translated

@@ -152,8 +152,8 @@ def _is_tested(numbers: Numbers, place: Place) -> bool:
 
 
 def _tested(numbers: Numbers, first: str, second: str, column: str, draws: Draws) -> dict[str, Any]:
-    ours, theirs = (numbers.cells[row, column] for row in (first, second))
+    first_cell, second_cell = (numbers.cells[row, column] for row in (first, second))
     metric = numbers.recipe.cells[first, column].metric
     metric = TESTED_BY.get(metric, metric)
-    entry = mean_difference(draws, ours.records, theirs.records, metric)
+    entry = mean_difference(draws, first_cell.records, second_cell.records, metric)
     return {"column": column, "metric": metric, "a": first, "b": second, **entry}

@@ -169,8 +169,8 @@ def mean_difference(
         return _compare(draws.out, list(firsts[0]), list(seconds[0]), draws.resamples, 0)[metric]
     drawn, units = [], 0
     for number, pair in enumerate(zip(firsts, seconds, strict=True)):
-        ours, theirs = (draws.of(records, metric) for records in pair)
-        difference = ours - theirs
+        first_draws, second_draws = (draws.of(records, metric) for records in pair)
+        difference = first_draws - second_draws
         drawn.append(np.r_[difference[0], np.roll(difference[1:], 97 * number)])  # tasks draw from the same streams
         units += _test_units(pair[0][0], read_scores(draws.out, pair[0][0]))
     mean = np.mean(drawn, axis=0)

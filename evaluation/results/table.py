@@ -318,9 +318,9 @@ def long_csv(records: list[Record], joined: list[Record]) -> str:
         metrics, tasks, rows = mean_rows(group)
         if len(tasks) > 1:
             first = group[0]
-            ours = (first.method, first.protocol, first.settings_text, _seed_text(first.seeds))
-            theirs = ("published", "biovfm", "", "")
-            for how, part in ((ours, rows), (theirs, published_rows(first, tasks, metrics))):
+            own_way = (first.method, first.protocol, first.settings_text, _seed_text(first.seeds))
+            published_way = ("published", "biovfm", "", "")
+            for how, part in ((own_way, rows), (published_way, published_rows(first, tasks, metrics))):
                 for model, cells in part.items():
                     for metric, cell in cells.items():
                         if cell is not None:

@@ -14,7 +14,7 @@ from .records import matching_records
 
 @dataclass(frozen=True)
 class Distillation:
-    """A student's teacher by name. `differences` are student less teacher; `speed` is None if it was not measured."""
+    """A student's teacher by name. `differences` are student minus teacher; `speed` is None if it was not measured."""
 
     teacher: str
     differences: tuple[Comparison, ...] = ()
@@ -22,14 +22,14 @@ class Distillation:
 
 
 def find_distillation(
-    options: CardOptions, base: BaseModel | None, mine: list[Record], records: list[Record]
+    options: CardOptions, base: BaseModel | None, student_records: list[Record], records: list[Record]
 ) -> Distillation | None:
     """The facts of a distillation; None for a model that was not distilled.
 
     Args:
         options: of the card; without `teacher` nothing is measured.
         base: the model that it was made from.
-        mine: the student's records.
+        student_records: the student's records.
         records: all of the results folder.
 
     Raises:
@@ -42,16 +42,18 @@ def find_distillation(
     known_as, source = (label, model) if equals else (None, options.teacher)
     differences: tuple[Comparison, ...] = ()
     if options.results:
-        theirs = matching_records(records, Path(source), known_as, "--teacher NAME=MODEL")
-        differences = _differences(mine, theirs, load_comparisons(options.results))
+        teacher_records = matching_records(records, Path(source), known_as, "--teacher NAME=MODEL")
+        differences = _differences(student_records, teacher_records, load_comparisons(options.results))
     return Distillation(taught or Path(source).name, differences, measure_speed((str(options.model_dir), source)))
 
 
-def _differences(mine: list[Record], theirs: list[Record], rows: list[Comparison]) -> tuple[Comparison, ...]:
-    """The comparisons of both models in their tasks' main metrics, turned to student less teacher."""
-    student, teacher = mine[0].model, theirs[0].model
+def _differences(
+    student_records: list[Record], teacher_records: list[Record], rows: list[Comparison]
+) -> tuple[Comparison, ...]:
+    """The comparisons of both models in their tasks' main metrics, turned to student minus teacher."""
+    student, teacher = student_records[0].model, teacher_records[0].model
     pairs = {(student, teacher), (teacher, student)}
-    chosen = [row for row in rows if (row.model_a, row.model_b) in pairs and is_main(row, mine)]
+    chosen = [row for row in rows if (row.model_a, row.model_b) in pairs and is_main(row, student_records)]
     return tuple(row if row.model_a == student else _turned(row) for row in chosen)
 
 

@@ -51,12 +51,12 @@ def gather(options: CardOptions) -> CardFacts:
     readme = folder / "README.md"
     model = summarise_model(folder)
     records = load_results(options.results) if options.results else []
-    mine = matching_records(records, folder, options.known_as) if records else []
-    others = {record.model for record in records} - {record.model for record in mine}
+    own_records = matching_records(records, folder, options.known_as) if records else []
+    others = {record.model for record in records} - {record.model for record in own_records}
     run = _run(options.run, folder)
     dataset = summarise_dataset(options.dataset) if options.dataset else None
     base = find_base(folder, run, options.base_model)
-    distillation = find_distillation(options, base, mine, records)
+    distillation = find_distillation(options, base, own_records, records)
     stated = options.license or earlier_license(readme)
     figures = choose_figures(options.results, others, options.private_images)
     marks = read_provenance(folder)
@@ -65,7 +65,7 @@ def gather(options: CardOptions) -> CardFacts:
         model=model,
         model_id=options.repo_id or folder.resolve().name,
         name=options.repo_id or model.name,
-        records=mine,
+        records=own_records,
         run=run,
         dataset=dataset,
         dataset_ids=options.dataset_id,

@@ -15,17 +15,17 @@ def matching_records(
         UserError: there are none, or they are of several weights. A card never shows another model's numbers.
     """
     if known_as is not None:
-        mine = [record for record in records if record.model == known_as]
+        own_records = [record for record in records if record.model == known_as]
     else:
-        mine = [record for record in records if _same_model(record.model, model)]
-    revisions = {record.revision for record in mine}
+        own_records = [record for record in records if _same_model(record.model, model)]
+    revisions = {record.revision for record in own_records}
     if len(revisions) > 1:
         raise UserError(
             f"{known_as or model}: the results are of several weights under this name "
             f"({', '.join(sorted(revisions))}); probe it again into a folder of its own"
         )
-    if mine:
-        return mine
+    if own_records:
+        return own_records
     names = ", ".join(sorted({record.model for record in records})[:8])
     raise UserError(
         f"{known_as or model}: the results hold no record of this model, only of: {names}; "

@@ -143,9 +143,9 @@ def _telling_ways(records: list[Record]) -> list[str]:
     ways = {(record.method, record.protocol, record.settings_text) for record in records}
     several = len(ways) > len({(method, protocol) for method, protocol, _ in ways})
     seeds = [seed_text(record.seeds) for record in records]
-    told = len(set(seeds)) > 1 or any(record.joined for record in records)
+    seeds_differ = len(set(seeds)) > 1 or any(record.joined for record in records)
     return [
-        way_words("", record.settings_text if several else "", seed if told else "")
+        way_words("", record.settings_text if several else "", seed if seeds_differ else "")
         for record, seed in zip(records, seeds, strict=True)
     ]
 

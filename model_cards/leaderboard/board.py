@@ -106,13 +106,13 @@ def _told_apart(
 
     A comparison counts if it is of the folder, method, settings and seeds of both cells.
     """
-    held = {(entry.folder, entry.model, entry.task, entry.seeds): entry for entry in entries}
+    entries_by_case = {(entry.folder, entry.model, entry.task, entry.seeds): entry for entry in entries}
     measured = (entries[0].method, entries[0].settings, entries[0].metric)
     signs: dict[str, dict[tuple[str, str], int]] = {}
     for folder, each in comparisons:
         if (way_text(each.method, each.protocol), each.settings, each.metric) != measured or each.p_holm is None:
             continue
-        pair = [held.get((folder, model, each.task, each.seed)) for model in (each.model_a, each.model_b)]
+        pair = [entries_by_case.get((folder, model, each.task, each.seed)) for model in (each.model_a, each.model_b)]
         shown = [entry for entry in pair if entry and by_cell[entry.row, entry.column].seeds == each.seed]
         if len(shown) == 2 and shown[0].column == shown[1].column:
             a, b = (entry.row for entry in shown)

@@ -109,8 +109,8 @@ def read_entries(inputs: Iterable[str]) -> tuple[list[Entry], list[tuple[str, Co
 def model_entries(place: Path, model: str, folder: str) -> list[Entry]:
     """The entries of a model folder at `place`: its card's records, which have intervals, else its `.eval_results`."""
     if (place / CARD_RESULTS).is_file():
-        held = _whole(load_results(place / CARD_RESULTS))
-        return [replace(_entry(record, folder), model=model, source=model) for record in held]
+        records = _whole(load_results(place / CARD_RESULTS))
+        return [replace(_entry(record, folder), model=model, source=model) for record in records]
     return [replace(entry, folder=folder) for entry in hub_entries(place, model)]
 
 

@@ -97,7 +97,7 @@ def _width(row: Comparison) -> float:
 
 
 def _bar(row: Comparison, names: dict[str, str]) -> charts.Difference:
-    """The better model less the other, so that all differences of a metric lie on one side."""
+    """The better model minus the other, so that all differences of a metric lie on one side."""
     a, b = names.get(row.model_a, row.model_a), names.get(row.model_b, row.model_b)
     value, low, high = row.difference, row.low, row.high
     if not row.favours_a:

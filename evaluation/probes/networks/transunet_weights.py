@@ -60,8 +60,8 @@ def load_weights(network: TransUNet, path: Path) -> None:
 def _origin(name: str) -> str:
     """The file's name for one of our encoder's tensors."""
     layer, _, kind = name.rpartition(".")
-    pattern, theirs = next((p, t) for p, t in LAYERS.items() if re.fullmatch(p, layer))
-    origin = re.sub(pattern, theirs, layer)
+    pattern, replacement = next((p, t) for p, t in LAYERS.items() if re.fullmatch(p, layer))
+    origin = re.sub(pattern, replacement, layer)
     is_norm = re.search(r"norm|gn|LayerNorm", origin.rpartition("/")[2]) is not None
     return f"{origin}/{'bias' if kind == 'bias' else 'scale' if is_norm else 'kernel'}"
 
