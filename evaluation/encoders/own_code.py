@@ -67,6 +67,8 @@ def _open(where: str, trusted: str | None = None, **keywords: Any) -> Pretrained
     config = transformers.AutoConfig.from_pretrained(where, **keywords)
     if config.model_type == "vit_mae":
         config.mask_ratio = 0.0
+    if config.model_type == "timm_wrapper":  # transformers passes it to timm itself, and fails if it is there twice
+        (config.model_args or {}).pop("num_classes", None)
     processor = transformers.AutoImageProcessor.from_pretrained(where, **keywords)
     if trusted is None:
         _refuse_another_processor(where, processor)

@@ -84,7 +84,7 @@ def _teacher(config: DistillTrainConfig) -> Teacher:
 
 def _width(config: DistillTrainConfig, teacher: Teacher) -> int:
     stated = getattr(getattr(teacher.module, "config", None), "hidden_size", None)
-    return stated if isinstance(stated, int) else teacher.width()
+    return stated if isinstance(stated, int) else teacher.width(largest_side(config))
 
 
 def _as_main(config: DistillTrainConfig, student: StudentConfig) -> DistillTrainConfig:
