@@ -19,7 +19,7 @@ from ..settings.config import OWN_KEYS, TrainConfig, biovfm_config, is_run
 from . import config_of
 
 M = TypeVar("M", bound=nn.Module)
-_POSITIONS = "position_embeddings"
+_POSITIONS, _MASK = "position_embeddings", "mask_token"
 _ENCODER = (
     "hidden_size",
     "num_hidden_layers",
@@ -196,7 +196,9 @@ def run_config(source: str) -> BioVFMConfig:
 
 @torch.no_grad()
 def take_over(model: nn.Module, tensors: dict[str, Tensor], name: str, key: str = "model.init_from") -> None:
-    """Copy `tensors` into `model`, resizing learned position embeddings; the mask token may be missing.
+    """Copy `tensors` into `model`, resizing learned position embeddings.
+
+    A mask token may be missing, and one that `model` has no use for is left out.
 
     `name` is the origin of the tensors, `key` the setting that names it.
 
@@ -206,7 +208,7 @@ def take_over(model: nn.Module, tensors: dict[str, Tensor], name: str, key: str 
     remaining = dict(tensors)
     for tensor_name, parameter in model.state_dict().items():
         if tensor_name not in remaining:
-            if tensor_name.endswith("mask_token"):
+            if tensor_name.endswith(_MASK):
                 continue  # released encoders have no mask token, or one of zeros; it is learned quickly
             raise UserError(f"{key} {name} has no tensor {tensor_name}; {_REMEDY}")
         tensor = remaining.pop(tensor_name)
@@ -221,5 +223,5 @@ def take_over(model: nn.Module, tensors: dict[str, Tensor], name: str, key: str 
             sizes = f"{tuple(tensor.shape)}, this model needs {tuple(parameter.shape)}"
             raise UserError(f"{key} {name}: {tensor_name} is {sizes}; {_REMEDY}")
         parameter.copy_(tensor)
-    if remaining:
-        raise UserError(f"{key} {name} also has {sorted(remaining)[:3]}; {_REMEDY}")
+    if unused := sorted(name for name in remaining if not name.endswith(_MASK)):
+        raise UserError(f"{key} {name} also has {unused[:3]}; {_REMEDY}")

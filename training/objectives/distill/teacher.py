@@ -16,7 +16,7 @@ from biovfm_hf.conversion.read import IMAGENET, Encoder, UnknownFamilyError, rea
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 
-from ..initial import take_over
+from ..initial import encoder_tensors, take_over
 from ..marks import mark_of, settings_of
 from .config import DistillTrainConfig
 
@@ -69,10 +69,10 @@ class Teacher(nn.Module):
             crops = F.interpolate(crops, (side, side), mode="bicubic", align_corners=False, antialias=True)
         return self.read(self.module, crops)
 
-    def width(self) -> int:
-        """The width of its features, measured on a small image."""
+    def width(self, side: int) -> int:
+        """The width of its features, measured on an image of `side` pixels, which it must take."""
         with torch.device("cpu"):
-            return self.read(self.module, torch.zeros(1, 3, *[self.side(2 * self.patch_size)] * 2))[0].shape[1]
+            return self(torch.zeros(1, 3, side, side))[0].shape[1]
 
     def flops(self, side: int) -> float:
         """Operations of one forward pass of a crop of `side` pixels: ours by formula, others as torch counts them."""
@@ -127,9 +127,7 @@ def our_teacher(read: Encoder, config: DistillTrainConfig) -> Teacher:
     """Load a teacher of a convertible family, without stochastic depth and mask token."""
     undisturbed = {"drop_path_rate": 0.0, "use_mask_token": False}
     model = BioVFMModel(BioVFMConfig.from_dict({**read.config.to_dict(), **undisturbed}))
-    names = {name: name.removeprefix("biovfm.") for name in read.tensors if not name.startswith("decoder.")}
-    tensors = {ours: read.tensors[name] for name, ours in names.items() if not ours.endswith("mask_token")}
-    take_over(model, tensors, str(config.distill.teacher), "distill.teacher")
+    take_over(model, encoder_tensors(read), str(config.distill.teacher), "distill.teacher")
     rescale, settings = _rescale(config, **read.normalisation), settings_of(model.config)
     return Teacher(model, cls_and_map, model.config.patch_size, None, rescale, settings)
 

@@ -17,6 +17,8 @@ from transformers import (
     CLIPVisionModel,
     Dinov2Config,
     Dinov2Model,
+    DINOv3ConvNextConfig,
+    DINOv3ConvNextModel,
     DINOv3ViTConfig,
     DINOv3ViTModel,
 )
@@ -34,6 +36,7 @@ from training.config_file import config_from_tree, load_config, parse_overrides
 from training.estimate import describe, image_flops
 from training.objectives import method_of
 from training.objectives.distill import teacher as loading
+from training.objectives.initial import with_architecture
 from training.objectives.method import Method
 from training.run.checkpoint import _checksum, newest_model
 from training.run.provenance import lineages
@@ -120,6 +123,21 @@ def test_the_teacher_sees_its_own_normalisation_and_the_student_its_grid(teacher
     assert all(one.grad is not None for name, one in objective.named_parameters() if not name.startswith("teacher."))
 
 
+def test_a_student_starts_from_weights_with_a_mask_token(teacher: Path) -> None:
+    """As exports of DINO runs and transformers' DINOv3 folders have one; here nothing is hidden."""
+    stored = load_file(teacher / "model.safetensors")
+    tree = {
+        "method": "distill",
+        "model": {"init_from": str(teacher)},
+        "batch": {"size": 4},
+        "augment": {"global_size": 32},
+    }
+    config = with_architecture(config_from_tree({**tree, "distill": {"teacher": str(teacher)}}))
+    encoder = method_of("distill").build(config, biovfm_config(config)).students["model"].encoder
+    assert "embeddings.mask_token" in stored and encoder.embeddings.mask_token is None
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in encoder.state_dict().items())
+
+
 def test_without_a_weight_the_patches_have_no_head(teacher: Path) -> None:
     config, objective = objective_of(teacher, patch_weight=0)
     _, terms = objective({"global_crops": torch.randn(2, 3, 32, 32)}, method_of("distill").schedule(config, 1.0).at(0))
@@ -183,14 +201,20 @@ def test_a_convnet_of_timm_learns_too_and_is_a_folder_that_timm_and_transformers
 
 
 def test_any_encoder_teaches_that_is_evaluated(image_folder: Path, tmp_path: Path) -> None:
-    """Of a family that no conversion knows, by the front door: a folder of CLIP, and a network of timm."""
+    """Of a family that no conversion knows, by the front door: CLIP, two folders of ConvNeXts, a timm network."""
     vision = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = CLIPVisionConfig(**vision, image_size=32, patch_size=8)
     CLIPVisionModel(config).save_pretrained(tmp_path / "clip")
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path / "clip")
     network = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0)
     timm.models.save_for_hf(network, str(tmp_path / "timm"), model_args={"depth": 1}, safe_serialization=True)
-    for source in (tmp_path / "clip", f"timm:{tmp_path / 'timm'}"):
+    convnet, arguments = timm.create_model("test_convnext", num_classes=3), {"num_classes": 3}
+    timm.models.save_for_hf(convnet, str(tmp_path / "convnet"), model_args=arguments, safe_serialization=True)
+    strided = DINOv3ConvNextConfig(hidden_sizes=[4, 8, 12, 16], depths=[1, 1, 1, 1])  # 32 pixels a patch
+    DINOv3ConvNextModel(strided).save_pretrained(tmp_path / "strided")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path / "strided")
+    for source in ("clip", "strided", "convnet", f"timm:{tmp_path / 'timm'}"):
+        source = source if ":" in source else tmp_path / source
         _, objective = objective_of(source)
         loss, _ = objective({"global_crops": torch.randn(2, 3, 32, 32)}, None)
         assert loss.isfinite() and objective.teacher.flops(32) > 0
