@@ -92,6 +92,8 @@ class DistillObjective(nn.Module):
         targets = self.teacher(crops)
         totals, terms = [], dict[str, Tensor]()
         for name, student in self.students.items():
+            if name != MAIN:  # its draws (stochastic depth, rotary positions) are those that it would have alone
+                torch.manual_seed(torch.initial_seed())
             total, losses = self._loss(student, crops, targets)
             totals.append(total)
             terms |= {term if name == MAIN else f"{term}_{name}": value for term, value in losses.items()}

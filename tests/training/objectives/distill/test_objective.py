@@ -152,18 +152,24 @@ def test_a_dinov2_folder_teaches_at_the_nearest_size_that_its_patches_divide(tmp
     assert loss.isfinite() and [objective.teacher.side(side) for side in (32, 96, 224, 5)] == [28, 98, 224, 14]
 
 
-STUDENTS = (
-    "distill.students={narrow: {fields: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, "
-    "layerscale_value: 1.0}}}"
-)
+# draws at random in every step: which images skip a branch, and how rotary coordinates are scaled
+DRAWING = {"drop_path_rate": 0.3, "position_embedding_type": "rope", "rope_rescale_coords": 2.0}
+NARROW = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "layerscale_value": 1.0, **DRAWING}
 
 
 def test_students_share_the_teachers_pass_and_learn_as_if_alone(
     teacher: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    run(image_folder, tmp_path / "both", teacher, STUDENTS)
-    run(image_folder, tmp_path / "alone", teacher, "model.hidden_size=16", "model.num_hidden_layers=1")
-    run(image_folder, tmp_path / "main", teacher)
+    main = [f"model.{name}={value}" for name, value in DRAWING.items()]
+    run(
+        image_folder,
+        tmp_path / "both",
+        teacher,
+        *main,
+        f"distill.students={json.dumps({'narrow': {'fields': NARROW}})}",
+    )
+    run(image_folder, tmp_path / "alone", teacher, *(f"model.{name}={value}" for name, value in NARROW.items()))
+    run(image_folder, tmp_path / "main", teacher, *main)
     for one, other in (("model_narrow", "alone"), ("model", "main")):
         theirs = load_file(tmp_path / other / "model" / "model.safetensors")
         ours = load_file(tmp_path / "both" / one / "model.safetensors")
