@@ -20,15 +20,18 @@ FLOORS = (
     1.0,
     3.0,
 )  # starts of the exponential law: distance of its floor below the lowest loss, in ranges of the losses
+STEPS, TOLERANCE = 200, 1e-8  # most steps of the exponential law's fit; relative fall of its squares that ends it
 
-Response = Callable[[np.ndarray], np.ndarray]  # from shares (n, M) to losses (n,)
+Response = Callable[[np.ndarray], np.ndarray]  # from shares (m, M) to losses (m,), or (B, m) if B were fitted at once
+
+# Each fit takes shares (n, M) and losses (n,), or (B, n) for B fits at once, such as those of resamples.
 
 
 def fit_linear(shares: np.ndarray, losses: np.ndarray) -> Response:
     """A constant plus a weight for each share; the smallest weights among equally good ones."""
-    centre, level = shares.mean(axis=0), losses.mean()
-    weights = np.linalg.lstsq(shares - centre, losses - level, rcond=None)[0]
-    return lambda r: (r - centre) @ weights + level
+    centre, level = shares.mean(axis=0), losses.mean(axis=-1, keepdims=True)
+    weights = np.linalg.lstsq(shares - centre, (losses - level).T, rcond=None)[0]
+    return lambda r: ((r - centre) @ weights).T + level
 
 
 def scheffe_terms(shares: np.ndarray) -> np.ndarray:
@@ -40,8 +43,8 @@ def scheffe_terms(shares: np.ndarray) -> np.ndarray:
 def fit_scheffe(shares: np.ndarray, losses: np.ndarray) -> Response:
     """Scheffe's (1958) quadratic, sum b_i r_i + sum b_ij r_i r_j without a constant, by ridge regression."""
     terms = scheffe_terms(shares.astype(np.float64))
-    weights = np.linalg.solve(terms.T @ terms + RIDGE * np.eye(terms.shape[1]), terms.T @ losses)
-    return lambda r: scheffe_terms(r.astype(np.float64)) @ weights
+    weights = np.linalg.solve(terms.T @ terms + RIDGE * np.eye(terms.shape[1]), terms.T @ losses.T)
+    return lambda r: (scheffe_terms(r.astype(np.float64)) @ weights).T
 
 
 def fit_exponential(shares: np.ndarray, losses: np.ndarray) -> Response:
@@ -49,30 +52,59 @@ def fit_exponential(shares: np.ndarray, losses: np.ndarray) -> Response:
 
     The law's factor k is contained in t: since the shares sum to 1, it adds the same constant to every t.
     """
-    from scipy.optimize import least_squares
+    shares, goal = shares.astype(np.float64), np.atleast_2d(losses)
+    spread = np.maximum(np.ptp(goal, axis=1), 1e-9)
+    floors = (goal.min(axis=1) - np.array(FLOORS)[:, None] * spread).ravel()  # start by start, each for every fit
+    goals = np.tile(goal, (len(FLOORS), 1))
+    rates = np.linalg.lstsq(shares, np.log(goals - floors[:, None]).T, rcond=None)[0].T
+    values, costs = _descend(shares, goals, np.column_stack([floors, rates]))
+    first = costs.reshape(len(FLOORS), -1).argmin(axis=0)
+    best = values.reshape(len(FLOORS), len(goal), -1)[first, np.arange(len(goal))]
+    return lambda r: _law(r, best).reshape(*losses.shape[:-1], len(r))
 
-    shares, spread = shares.astype(np.float64), max(float(np.ptp(losses)), 1e-9)
 
-    def residuals(values: np.ndarray) -> np.ndarray:
-        return values[0] + np.exp(np.minimum(shares @ values[1:], 50)) - losses
+def _law(shares: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Losses (B, n) of shares (n, M) by the exponential law with the numbers (c, t_1 .. t_M), (B, M + 1)."""
+    return values[:, :1] + np.exp(np.minimum(values[:, 1:] @ shares.T, 50))
 
-    def slopes(values: np.ndarray) -> np.ndarray:
-        rise = np.exp(np.minimum(shares @ values[1:], 50))
-        return np.concatenate([np.ones((len(shares), 1)), rise[:, None] * shares], axis=1)
 
-    fits = []
-    for floor in losses.min() - spread * np.array(FLOORS):
-        start = np.linalg.lstsq(shares, np.log(losses - floor), rcond=None)[0]
-        fits.append(least_squares(residuals, np.r_[floor, start], jac=slopes, x_scale="jac", max_nfev=200))
-    best = min(fits, key=lambda fit: fit.cost).x
-    return lambda r: best[0] + np.exp(np.minimum(r @ best[1:], 50))
+def _descend(shares: np.ndarray, losses: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the exponential law by Levenberg's and Marquardt's method, all rows of `values` (B, M + 1) at once.
+
+    Returns:
+        The fitted values, and the sum of squares (B,) of each.
+    """
+    values, damping = values.copy(), np.full(len(values), 1e-3)
+    costs = ((_law(shares, values) - losses) ** 2).sum(axis=1)
+    going = np.arange(len(values))
+    for _ in range(STEPS):
+        gaps = _law(shares, values[going]) - losses[going]
+        slopes = np.concatenate(
+            [np.ones((*gaps.shape, 1)), (gaps + losses[going] - values[going, :1])[..., None] * shares], axis=2
+        )
+        square = slopes.transpose(0, 2, 1) @ slopes
+        diagonal = np.einsum("bpp->bp", square)
+        diagonal += damping[going, None] * diagonal + 1e-12
+        step = np.linalg.solve(square, slopes.transpose(0, 2, 1) @ gaps[..., None])[..., 0]
+        tried = values[going] - step
+        cost = ((_law(shares, tried) - losses[going]) ** 2).sum(axis=1)
+        better = cost < costs[going]
+        done = better & (costs[going] - cost <= TOLERANCE * costs[going]) | (damping[going] > 1e12)
+        values[going[better]], costs[going[better]] = tried[better], cost[better]
+        damping[going] *= np.where(better, 1 / 3, 4)
+        going = going[~done]
+        if not len(going):
+            break
+    return values, costs
 
 
 def fit_boosting(shares: np.ndarray, losses: np.ndarray) -> Response:
     """Gradient-boosted trees as in RegMix (Liu et al. 2024), here from scikit-learn; they need many runs."""
     ensemble = require("sklearn.ensemble", "eval")
-    model = ensemble.HistGradientBoostingRegressor(random_state=0).fit(shares, losses)
-    return model.predict
+    models = [
+        ensemble.HistGradientBoostingRegressor(random_state=0).fit(shares, goal) for goal in np.atleast_2d(losses)
+    ]
+    return lambda r: np.stack([model.predict(r) for model in models]).reshape(*losses.shape[:-1], len(r))
 
 
 @dataclass(frozen=True)
