@@ -3,8 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from biovfm_hf.errors import UserError
+
+from .images import ImageSize, raster_size, read_image
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,15 @@ class ImageBoxes:
     @property
     def things(self) -> "ImageBoxes":
         """The boxes that are not a crowd."""
-        kept = ~self.crowd
+        return self.only(~self.crowd)
+
+    def inside(self, size: ImageSize) -> "ImageBoxes":
+        """The boxes that have an area inside an image of this size."""
+        ends = np.minimum(self.boxes[:, :2] + self.boxes[:, 2:], size[:2])
+        return self.only((ends > np.maximum(self.boxes[:, :2], 0)).all(axis=1))
+
+    def only(self, kept: np.ndarray) -> "ImageBoxes":
+        """The boxes marked by `kept` (n,) bool."""
         return ImageBoxes(self.boxes[kept], self.labels[kept], self.areas[kept], self.crowd[kept])
 
 
@@ -39,6 +52,30 @@ def image_boxes(rows: Sequence[tuple[Sequence[float], int, float | None, bool]])
         boxes[kept], np.array([label for _, label, _, _ in rows], np.int64)[kept], np.array(known)[kept],
         np.array([crowd for *_, crowd in rows], bool)[kept],
     )  # fmt: skip
+
+
+def checked_size(image: Path, stated: tuple[float, float] | None, source: Path) -> ImageSize:
+    """The size of an image as read, from its header if Pillow can read that.
+
+    Args:
+        image: file of the image.
+        stated: width and height in pixels to which the annotations refer; None if they state none.
+        source: file of the annotations.
+
+    Raises:
+        UserError: the image has another size than `stated`, so that its boxes would lie in wrong places.
+    """
+    size = raster_size(image)
+    if size is None:
+        height, width = read_image(image).shape[:2]
+        size = ImageSize(width, height)
+    if stated is None or stated == size[:2]:
+        return size
+    reason = "give the image that was annotated, or scale its boxes and size in the annotations"
+    if size.turned and stated == (size.height, size.width):
+        reason = ("its EXIF orientation turns it by 90 degrees, which the annotations ignore: remove the orientation "
+                  "from the file, or turn the boxes and the size in the annotations")  # fmt: skip
+    raise UserError(f"{image} is {size} pixels, but {source} states {stated[0]:g} x {stated[1]:g}; {reason}")
 
 
 def boxes_digest(boxes: Sequence[ImageBoxes]) -> str:

@@ -10,7 +10,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import read_json
 
 from ..statistics.kinds import DETECTION
-from .boxes import ImageBoxes, image_boxes
+from .boxes import ImageBoxes, checked_size, image_boxes
 from .images import FileImages
 from .layouts import layout
 from .listing import SPLIT_WORDS
@@ -45,7 +45,8 @@ def open_coco_task(root: Path) -> Task:
     """The task of a folder in COCO's format; its classes are in the order of the categories' ids.
 
     Raises:
-        UserError: a file is not in COCO's format, files name different categories, or an image is missing.
+        UserError: a file is not in COCO's format, files name different categories, or an image is missing or has
+            another size than its annotations state.
     """
     stored = {split: read_json(path, REMEDY) for split, path in annotation_files(root).items()}
     first = next(iter(annotation_files(root).values()))
@@ -72,7 +73,7 @@ def read_coco_folder(record: TaskRecord, root: Path) -> tuple[dict[str, Split], 
     read = {split: _read_split(record, root, split, path) for split, path in annotation_files(root).items()}
     splits, notes = {split: entry for split, (entry, _) in read.items()}, []
     if dropped := sum(count for _, count in read.values()):
-        notes.append(f"{dropped} boxes without an area are left out")
+        notes.append(f"{dropped} boxes without an area inside their image are left out")
     if "" in splits:
         splits = dict(zip(SPLITS, _parts(splits[""], 0.2), strict=True))
         notes.append("no splits were given: every fifth image tests and every fifth validates")
@@ -99,12 +100,13 @@ def _names(stored: Any, path: Path) -> tuple[str, ...]:
 
 
 def _read_split(record: TaskRecord, root: Path, split: str, path: Path) -> tuple[Split, int]:
-    """One split, and the number of boxes without an area that were left out."""
+    """One split, and the number of boxes without an area inside their image, which were left out."""
     stored = read_json(path, REMEDY)
     try:
         images = {entry["id"]: entry for entry in stored["images"]}
         numbers = {entry["id"]: record.classes.index(str(entry["name"])) for entry in stored["categories"]
                    if str(entry["name"]) in record.classes}  # fmt: skip
+        stated = [_stated_size(entry) for entry in images.values()]
         rows: dict[Any, list[Any]] = {number: [] for number in images}
         for entry in stored["annotations"]:
             box = [float(value) for value in entry["bbox"]]
@@ -114,13 +116,20 @@ def _read_split(record: TaskRecord, root: Path, split: str, path: Path) -> tuple
             rows[entry["image_id"]].append((box, numbers[entry["category_id"]], area, bool(entry.get("iscrowd", 0))))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not in COCO's form, or of other categories ({error!r}); {REMEDY}") from error
-    boxes = [image_boxes(rows[number]) for number in images]
-    lost = sum(map(len, rows.values())) - sum(len(each.labels) for each in boxes)
     places = _image_folders(root, split, path)
     paths = [_find(places, str(entry.get("file_name", "")), path) for entry in images.values()]
+    sizes = [checked_size(image, size, path) for image, size in zip(paths, stated, strict=True)]
+    boxes = [image_boxes(rows[number]).inside(size) for number, size in zip(images, sizes, strict=True)]
+    lost = sum(map(len, rows.values())) - sum(len(each.labels) for each in boxes)
     people = [entry.get("subject") for entry in images.values()]
     subjects = np.array([str(person) for person in people]) if people and None not in people else None
     return Split(FileImages(paths), boxes=boxes, subjects=subjects), lost
+
+
+def _stated_size(entry: dict[str, Any]) -> tuple[float, float] | None:
+    """Width and height of an image by its annotations, None if they do not state both."""
+    width, height = float(entry.get("width") or 0), float(entry.get("height") or 0)
+    return (width, height) if width and height else None
 
 
 def _image_folders(root: Path, split: str, path: Path) -> list[Path]:

@@ -253,7 +253,7 @@ def _mask_pairs(folder: Path) -> list[tuple[Path, Path]]:
         if image.stem not in masks:
             raise UserError(f"{image} has no mask of the same name in {folder / 'masks'}")
         sizes = [raster_size(path) for path in (image, masks[image.stem])]
-        if None not in sizes and sizes[0] != sizes[1]:
+        if None not in sizes and str(sizes[0]) != str(sizes[1]):
             raise UserError(f"{image} is {sizes[0]} pixels and its mask {sizes[1]}; they must be of one size")
     return [(image, masks[image.stem]) for image in images]
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from io import BytesIO
 from math import gcd
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -139,13 +139,24 @@ def _draft_jpeg(file: Path | BytesIO, shrink_to: int, name: str) -> np.ndarray |
         return None
 
 
-def raster_size(path: Path) -> str | None:
-    """Width and height from a file's header, as displayed (`640 x 480`); None if Pillow cannot read it."""
+class ImageSize(NamedTuple):
+    """Width and height of an image as displayed, and whether its file stores it on its side (EXIF)."""
+
+    width: int
+    height: int
+    turned: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height}"
+
+
+def raster_size(path: Path) -> ImageSize | None:
+    """The size that a file's header states; None if Pillow cannot read it."""
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # the image is stored on its side
+            turned = image.getexif().get(0x0112, 1) >= 5
             width, height = image.size[::-1] if turned else image.size
-            return f"{width} x {height}"
+            return ImageSize(width, height, turned)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from .boxes import image_boxes
+from .boxes import checked_size, image_boxes
 from .folder import image_files
 from .images import FileImages, FileMasks
 from .layouts import layout
@@ -36,8 +36,8 @@ def read_bccd(record: TaskRecord, root: Path) -> dict[str, Split]:
     for split in SPLITS:
         paths, boxes, labels, subjects = [], [], [], []
         for name in _listed(record, root, split):
-            for cell, box in _boxes(root / "Annotations" / f"{name}.xml"):
-                paths.append(root / "JPEGImages" / f"{name}.jpg")
+            for cell, box in _boxes(root, name):
+                paths.append(_smear(root, name))
                 boxes.append(box)
                 labels.append(record.classes.index(cell))
                 subjects.append(name)
@@ -53,10 +53,10 @@ def read_bccd_boxes(record: TaskRecord, root: Path) -> dict[str, Split]:
         names = _listed(record, root, split)
         boxes = [
             image_boxes([((x, y, right - x, bottom - y), record.classes.index(cell), None, False)
-                         for cell, (x, y, right, bottom) in _boxes(root / "Annotations" / f"{name}.xml")])
+                         for cell, (x, y, right, bottom) in _boxes(root, name)])
             for name in names
         ]  # fmt: skip
-        images = FileImages([root / "JPEGImages" / f"{name}.jpg" for name in names])
+        images = FileImages([_smear(root, name) for name in names])
         splits[split] = Split(images, boxes=boxes, subjects=np.array(names))
     return splits
 
@@ -69,20 +69,31 @@ def _listed(record: TaskRecord, root: Path, split: str) -> list[str]:
     return listing.read_text(encoding="utf-8").split()
 
 
-def _boxes(path: Path) -> list[tuple[str, tuple[int, int, int, int]]]:
-    """The boxes of a Pascal VOC file, without empty ones."""
+def _smear(root: Path, name: str) -> Path:
+    return root / "JPEGImages" / f"{name}.jpg"
+
+
+def _boxes(root: Path, name: str) -> list[tuple[str, tuple[int, int, int, int]]]:
+    """The boxes of a smear's Pascal VOC file, without empty ones.
+
+    Raises:
+        UserError: the file cannot be read, or the smear has another size than it states.
+    """
+    path = root / "Annotations" / f"{name}.xml"
     try:
         text = path.read_text(encoding="utf-8")
         if "<!ENTITY" in text or "<!DOCTYPE" in text:
             raise UserError(f"{path}: a Pascal VOC file declares no document type; get the set again")
-        boxes = []
-        for item in ElementTree.fromstring(text).iter("object"):
+        boxes, tree = [], ElementTree.fromstring(text)
+        stated = float(tree.findtext("size/width", "0")), float(tree.findtext("size/height", "0"))
+        for item in tree.iter("object"):
             edges = [int(float(item.findtext(f"bndbox/{edge}", ""))) for edge in ("xmin", "ymin", "xmax", "ymax")]
             if edges[2] > edges[0] and edges[3] > edges[1]:
                 boxes.append((item.findtext("name", ""), (edges[0], edges[1], edges[2], edges[3])))
-        return boxes
     except (OSError, ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{path} is not a readable Pascal VOC file ({error}); get the set again") from error
+    checked_size(_smear(root, name), stated if all(stated) else None, path)
+    return boxes
 
 
 @layout("fundus")

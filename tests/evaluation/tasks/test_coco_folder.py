@@ -80,13 +80,14 @@ def test_empty_boxes_crowds_and_images_without_boxes(box_folder, tmp_path):
     content["annotations"][0]["bbox"][2] = 0
     content["annotations"][1]["iscrowd"] = 1
     content["annotations"][2]["area"] = 7.5
+    content["annotations"][5]["bbox"] = [64, 3, 10, 10]  # images are 64 pixels wide
     path.write_text(json.dumps(content))
     task = open_task(str(tmp_path / "task"), tmp_path)
     boxes = task.splits["train"].boxes
-    assert "1 boxes without an area" in task.notes[0] and len(boxes[0].labels) == 0
+    assert "2 boxes without an area" in task.notes[0] and len(boxes[0].labels) == 0
     assert len(boxes[1].labels) == 1 and len(boxes[1].things.labels) == 0
     assert boxes[2].areas[0] == 7.5
-    assert truth_rows(boxes).shape == (21, 8) and truth_rows([]).shape == (0, 8)
+    assert truth_rows(boxes).shape == (20, 8) and truth_rows([]).shape == (0, 8)
 
 
 def break_file_name(content):
@@ -127,6 +128,34 @@ def test_what_is_wrong_is_named(box_folder, tmp_path, breaks, message):
         open_task(str(tmp_path / "task"), tmp_path)
 
 
+def halve(image, path):
+    image.resize((32, 24)).save(path)
+
+
+def turn(image, path):
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    image.save(path, exif=orientation)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(halve, r"003\.png is 32 x 24 pixels, but .*coco\.json states 64 x 48; give the image that was annotated"),
+     (turn, r"003\.png is 48 x 64 pixels, but .*coco\.json states 64 x 48; its EXIF orientation turns it")],
+)  # fmt: skip
+def test_an_image_of_another_size_than_stated_is_refused(box_folder, tmp_path, change, message):
+    shutil.copytree(box_folder, tmp_path / "task")
+    image = tmp_path / "task" / "train" / "003.png"
+    change(Image.open(image), image)
+    with pytest.raises(UserError, match=message):
+        open_task(str(tmp_path / "task"), tmp_path)
+    path, content = stored(tmp_path / "task")
+    for key, side in zip(("width", "height"), Image.open(image).size[:: -1 if change is turn else 1], strict=True):
+        content["images"][3][key] = side
+    path.write_text(json.dumps(content))
+    open_task(str(tmp_path / "task"), tmp_path)  # an annotation of the image as displayed
+
+
 def test_bccd(tmp_path):
     root = tmp_path / "BCCD"
     for folder in ("ImageSets/Main", "Annotations", "JPEGImages"):
@@ -139,11 +168,16 @@ def test_bccd(tmp_path):
             f"<object><name>{cell}</name><bndbox><xmin>{x}</xmin><ymin>2</ymin><xmax>{x + w}</xmax><ymax>12</ymax>"
             "</bndbox></object>" for cell, x, w in (("RBC", 1, 20), ("Platelets", 30, 5), ("WBC", 40, 0))
         )  # fmt: skip
+        objects += "<size><width>50</width><height>40</height><depth>3</depth></size>"
         (root / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
     task = open_task("bccd_boxes", tmp_path)
     boxes = task.splits["test"].boxes[0]
     assert list(boxes.labels) == [0, 2]  # the empty box is left out
     np.testing.assert_array_equal(boxes.boxes, [[1, 2, 20, 10], [30, 2, 5, 10]])
+    Image.new("RGB", (25, 20)).save(root / "JPEGImages" / "BloodImage_2.jpg")
+    for name in ("bccd_boxes", "bccd"):
+        with pytest.raises(UserError, match=r"Image_2\.jpg is 25 x 20 pixels, but .*Image_2\.xml states 50 x 40"):
+            open_task(name, tmp_path)
 
 
 def test_boxes_are_part_of_a_tasks_digest():
