@@ -66,8 +66,8 @@ class MixtureOptions:
                                      commas=True, least=1)  # fmt: skip
     seen: int | None = option(None, "number of images that each run sees; needs --images", least=1)
     epochs: float = option(float(MAX_EPOCHS), "most passes over a group; needs --images", above=0)
-    resamples: int = option(200, "bootstrap resamples of the residuals, for the intervals", least=20)
-    seed: int = option(0, "random seed of the resamples and of the candidate mixtures", least=0)
+    resamples: int = option(200, "resamples of the residuals for the intervals, and shuffles for p", least=20)
+    seed: int = option(0, "random seed of resamples, shuffles and candidate mixtures", least=0)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ...pictures.figure import COLOURS, new_figure, save_figure
 from .designs import within_limits
-from .recommendation import Recommendation, recommendation_lines
+from .recommendation import Recommendation, gain_text, recommendation_lines
 from .runs import MixtureRuns
 
 if TYPE_CHECKING:
@@ -27,13 +27,11 @@ def draw_mixture(path: Path, runs: MixtureRuns, recommendation: Recommendation, 
     else:
         drawn = _draw_lines(axes, runs, recommendation, low, high)
     figure.colorbar(drawn, ax=axes, label="score", shrink=0.85)
-    gain = recommendation.report["gain_over_uniform"]
-    verdict = "" if gain["low"] > 0 else "; not significant"
-    axes.set_title(f"{title}: {recommendation.report['chosen']} response, {gain['value']:+.4f} ({gain['low']:+.4f}, "
-                   f"{gain['high']:+.4f}) over uniform{verdict}", fontsize=8)  # fmt: skip
+    report = recommendation.report
+    axes.set_title(f"{title}: {report['chosen']} response, {gain_text(report)}", fontsize=8)
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.08), ncols=3, frameon=False)
     save_figure(figure, path, "\n".join([f"Mixtures of {', '.join(runs.groups)}, {title}.",
-                                         *recommendation_lines(recommendation.report)]))  # fmt: skip
+                                         *recommendation_lines(report)]))  # fmt: skip
 
 
 def _draw_triangle(axes: "Axes", runs: MixtureRuns, recommendation: Recommendation, low: float, high: float) -> Any:

@@ -60,7 +60,7 @@ class RunOptions:
 
     plan: Path = argument("file with the data, the design and the probe", metavar="MIXTURE.yaml")
     out: Path = required("folder for runs/, results/ and the recommendation", metavar="DIR")
-    resamples: int = option(200, "bootstrap resamples of the residuals, for the intervals", least=20)
+    resamples: int = option(200, "resamples of the residuals for the intervals, and shuffles for p", least=20)
     dry_run: bool = option(False, "print the mixtures and commands, and stop")
 
     def __post_init__(self) -> None:
