@@ -35,8 +35,8 @@ from ..results.table import write_tables
 from ..results.trust.records import GROUPS_FILE, check_columns, write_groups
 from ..statistics.kinds import DETECTION, SEGMENTATION
 from ..tasks import GROUPS, Task, TaskRecord, open_task, read_records, resolve_names
+from ..tasks.classes import told_positive
 from ..tasks.corruptions.benchmark import benchmarks
-from ..tasks.folder import told_positive
 from ..tasks.listing import Listing
 from ..tasks.medmnist import SIZES
 from .embed import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP, PRECISIONS

@@ -1,6 +1,5 @@
 """A user's own task: a folder of class sub-folders, a CSV list, or a folder of images with masks."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,10 +9,10 @@ import numpy as np
 
 from biovfm_hf.decoding.files import PICTURE_SUFFIXES
 from biovfm_hf.errors import UserError
-from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.reading.masks import read_mask
 
-from ..statistics.kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL, SEGMENTATION
+from ..statistics.kinds import BINARY, MULTICLASS, MULTILABEL, SEGMENTATION
+from .classes import numbered, ordinal_kind
 from .images import FileImages, FileMasks, Images, raster_size
 from .listing import ORDINAL_TARGET, SPLIT_WORDS, Case, Listing, read_listing, readable_cases, volumes_of
 from .shared_patients import warnings_without_subjects
@@ -23,10 +22,6 @@ from .volume_cases import CaseSlices, Slicing, VolumeCase, is_volume
 
 NO_VOLUMES: Mapping[Path, VolumeCase] = MappingProxyType({})
 MAX_MASK_CLASSES = 256
-# Words that say that something is not there: such a class is not the positive one only because it sorts last.
-NEGATIVE = re.compile(
-    r"(healthy|normal|negative|false|benign|controls?|absent|none)|(no|non|not)([ _-].*)?", re.IGNORECASE
-)
 LAYOUT_HELP = (
     "expected {train,val,test}/{class}/IMAGE, {class}/IMAGE, {train,val,test}/{images,masks}/NAME, "
     "or a CSV with the columns image,label[,split][,subject]"
@@ -115,12 +110,12 @@ def _classification(
     volumes: Mapping[Path, VolumeCase] = NO_VOLUMES,
 ) -> Task:
     """The task of labelled images or `volumes`; `listing` says how those of a list were read."""
-    classes, numbers = _numbered(name, [case.label for case in cases], positive)
+    classes, numbers = numbered(name, [case.label for case in cases], positive)
     subjects = None if cases[0].subject is None else np.array([case.subject for case in cases])
     assigned, notes = _assign(name, np.array([case.split for case in cases]), numbers, subjects)
     kind = MULTILABEL if numbers.ndim == 2 else BINARY if len(classes) == 2 else MULTICLASS
     if listing is not None and listing.target == ORDINAL_TARGET:
-        kind = _ordinal(name, kind)
+        kind = ordinal_kind(name, kind)
     splits = {}
     for split in SPLITS:
         rows = np.flatnonzero(assigned == split)
@@ -141,67 +136,6 @@ def _images(cases: list[Case], volumes: Mapping[Path, VolumeCase]) -> tuple[Imag
         return FileImages([case.file for case in cases], names=[case.where for case in cases], square=True), None
     slices = CaseSlices([volumes[case.file] for case in cases])
     return slices, slices.case_of_image
-
-
-def _numbered(name: str, labels: list[str], positive: str | None = None) -> tuple[list[str], np.ndarray]:
-    """The classes in order, and the labels as their indices (N,), or as 0/1 (N, L) for several labels.
-
-    Of two classes the second is `positive`.
-    """
-    parts = [[part for part in label.split("|") if part] for label in labels]
-    classes = sorted({part for label in parts for part in label}, key=_class_order)
-    _check_classes(name, classes)
-    several = any("|" in label for label in labels)
-    if not several and len(classes) == 2:
-        classes = _with_positive_last(name, classes, positive)
-    index = {label: number for number, label in enumerate(classes)}
-    if not several:
-        return classes, np.array([index[label] for label in labels], np.int64)
-    numbers = np.zeros((len(labels), len(classes)), np.int64)
-    for row, label in enumerate(parts):
-        numbers[row, [index[part] for part in label]] = 1
-    return classes, numbers
-
-
-def _with_positive_last(name: str, classes: list[str], positive: str | None) -> list[str]:
-    """Two sorted classes with the positive one second: the given one, or the one that is no plainly negative word."""
-    if positive is not None and positive not in classes:
-        raise UserError(f"task {name}: no class {positive!r} to be positive{did_you_mean(positive, classes)}")
-    first, last = classes
-    if positive is None and NEGATIVE.fullmatch(last) and not NEGATIVE.fullmatch(first):
-        positive = first
-    return [last, first] if positive == first else classes
-
-
-def told_positive(record: TaskRecord) -> str | None:
-    """A line that names the positive class, for a binary task whose labels are words; None if they are numbers."""
-    if record.positive is None or all(_class_order(label)[0] == 0 for label in record.classes):
-        return None
-    return f"task {record.name}: the positive class is {record.positive}, not {record.classes[0]}"
-
-
-def _ordinal(name: str, kind: str) -> str:
-    """The kind of a task whose classes are ordered grades; with two grades it is a binary task."""
-    if kind == MULTILABEL:
-        raise UserError(f"task {name}: an ordinal target has one grade an image, this one has several labels")
-    return ORDINAL if kind == MULTICLASS else kind
-
-
-def _check_classes(name: str, classes: list[str]) -> None:
-    """Raise a UserError if the labels are measurements, that is numbers that are not all whole."""
-    numbers = [_class_order(label) for label in classes]
-    if all(kind == 0 for kind, _, _ in numbers) and any(value % 1 != 0 for _, value, _ in numbers):
-        raise UserError(
-            f"task {name}: labels such as {classes[0]} and {classes[-1]} are measurements, a regression target, which "
-            "no probe takes; make grades of them (0, 1, 2 ...) and give --target ordinal, or give classes"
-        )
-
-
-def _class_order(label: str) -> tuple[int, float, str]:
-    try:
-        return (0, float(label.replace(",", ".")), label)  # as spreadsheets of many countries write it
-    except ValueError:
-        return (1, 0.0, label)
 
 
 def _assign(
