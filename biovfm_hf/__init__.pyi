@@ -473,7 +473,8 @@ def probe(
         target: ordinal: the labels are ordered grades.
         axes: axes along which volumes are sliced: axial, coronal, sagittal (default: axial).
         slices: most slices of a volume along each axis, evenly spread; 0: all.
-        skip_unreadable: decode every image first, leave out unreadable ones and report their lines.
+        skip_unreadable: decode every image first, and leave out and list unreadable ones and those that are not
+            there.
         image_size: segmentation, detection: input size (default: the model's).
         tune: detection: train the encoder's weights too (default: False).
         mirror: detection: also train on mirrored images; for tasks where sides mean nothing (default: False).

@@ -35,11 +35,12 @@ from ..results.table import write_tables
 from ..results.trust.records import GROUPS_FILE, check_columns, write_groups
 from ..statistics.kinds import DETECTION, SEGMENTATION
 from ..tasks import GROUPS, Task, TaskRecord, open_task, read_records, resolve_names
-from ..tasks.classes import told_positive
+from ..tasks.classes import told_order, told_positive
 from ..tasks.corruptions.benchmark import benchmarks
 from ..tasks.listing import Listing
 from ..tasks.medmnist import SIZES
-from .embed import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP, PRECISIONS
+from .embed import COMPILE_HELP, DEVICE_HELP, LEFT_OUT, PRECISION_HELP, PRECISIONS, write_left_out
+from .naming import why_withheld
 from .settings import SETTINGS, method_options
 
 EXAMPLES = """\
@@ -59,7 +60,7 @@ a task of your own is one of
 
 OUT receives results.json (one record per model, task and method), comparisons.json (paired differences between
 models), table.md, table.tex, table.csv, scores/*.npz and figures/; with several seeds also seeds.json (their means);
-with --by also groups.json (gaps between groups).
+with --by also groups.json (gaps between groups); with --skip-unreadable also TASK.left_out.csv.
 Run the same command again to continue.
 On several GPUs:
   accelerate launch -q --num_processes 4 --num_machines 1 --mixed_precision no --dynamo_backend no \\
@@ -280,12 +281,14 @@ def probe(options: RunOptions) -> list[Record]:
         UserError: a task or a model cannot be opened, or some records failed.
     """
     tasks, runs = open_tasks(options), make_runs(options)
-    failure = None
+    failure, processes = None, process_group()
+    if processes.takes(0):
+        for task in tasks:
+            write_task_left_out(options.out, task)
     try:
         run_suite(list(options.model), tasks, runs, options.out, options.features_folder)
     except UserError as error:
         failure = error
-    processes = process_group()
     records = summarise(options, tasks) if processes.takes(0) else []
     processes.wait()  # a launcher ends all processes if one of them fails
     if failure is not None:
@@ -321,7 +324,25 @@ def open_tasks(options: RunOptions) -> list[Task]:
         for warning, examples in task.warnings.items():
             print(f"WARNING: task {task.name}: {warning}{examples and f' ({examples})'}", file=sys.stderr)
         _check_positive(task.record, listing.positive if listing else None)
+        if task.record.layout == "folder" and (order := told_order(task.record)):
+            print(order, file=sys.stderr)
     return tasks
+
+
+def write_task_left_out(out: Path, task: Task) -> None:
+    """List in `out` what of a task's list was left out; nothing if the task has no list of the user's.
+
+    A file below a patient's folder is listed by its number there if, as for `embed`, names of that folder may tell of
+    a person.
+    """
+    if task.record.layout != "folder":
+        return
+    told = {folder: why_withheld(folder) for each in task.left_out if (folder := each.folder) is not None}
+    names = [each.hidden if each.folder and told[each.folder] else each.where for each in task.left_out]
+    path = out / f"{task.name}.{LEFT_OUT}.csv"
+    write_left_out(path, dict(zip(names, (each.reason for each in task.left_out), strict=True)))
+    if names:
+        print(f"task {task.name}: {len(names)} left out, see {path}", file=sys.stderr)
 
 
 def _check_positive(record: TaskRecord, positive: str | None) -> None:

@@ -22,6 +22,8 @@ from .probe import Answer, Scores, Trial
 if TYPE_CHECKING:
     from .detect import Detections
 
+NAMED = 8  # classes that a note names
+
 
 def judge(trial: Trial, scores: Scores) -> Answer:
     """Choose thresholds on validation and compute metrics with intervals on test, for a record and its arrays."""
@@ -67,7 +69,9 @@ def absence_notes(task: Task) -> list[str]:
         labels = task.splits[name].labels
         assert labels is not None
         there = labels.any(axis=0) if labels.ndim == 2 else np.isin(np.arange(task.num_outputs), labels)
-        notes += [f"{name}: no case of {task.record.classes[k]}, which {what}" for k in np.flatnonzero(~there)]
+        if lacking := [task.record.classes[k] for k in np.flatnonzero(~there)]:
+            more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
+            notes.append(f"{name}: no case of {', '.join(lacking[:NAMED])}{more}, which {what}")
     return notes
 
 

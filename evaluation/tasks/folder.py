@@ -12,10 +12,11 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.reading.masks import read_mask
 
 from ..statistics.kinds import BINARY, MULTICLASS, MULTILABEL, SEGMENTATION
-from .classes import numbered, ordinal_kind
+from .classes import check_learned, many_numbers, numbered, ordinal_kind
 from .images import FileImages, FileMasks, Images, raster_size
-from .listing import ORDINAL_TARGET, SPLIT_WORDS, Case, Listing, read_listing, readable_cases, volumes_of
-from .shared_patients import warnings_without_subjects
+from .listed_images import ListedImages, Unread, readable_cases, volumes_of, warnings_of
+from .listing import ORDINAL_TARGET, SPLIT_WORDS, Case, Listing, read_listing
+from .shared_patients import warnings_of_subjects, warnings_without_subjects
 from .splitting import hold_out, systematic_split
 from .task import SPLITS, Split, Task, TaskRecord
 from .volume_cases import CaseSlices, Slicing, VolumeCase, is_volume
@@ -91,15 +92,18 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _csv_task(path: Path, listing: Listing) -> Task:
-    cases = read_listing(path, listing)
-    warnings: dict[str, str] = {}
+    cases, left_out = read_listing(path, listing)
+    total, what = len(cases) + len(left_out), "images"
     volumes: dict[Path, VolumeCase] = {}
     if any(is_volume(case.file) for case in cases):
-        cases, volumes, warnings = volumes_of(cases, listing)
+        cases, volumes, lost = volumes_of(cases, listing)
+        left_out, what = [*left_out, *lost], "volumes"
     elif listing.skip_unreadable:
-        cases, warnings = readable_cases(cases)
+        cases, lost = readable_cases(cases)
+        left_out = [*left_out, *lost]
     task = _classification(path.stem, cases, listing.positive, listing, volumes)
-    return replace(task, warnings=warnings | task.warnings)
+    warnings = warnings_of(left_out, total, what)
+    return replace(task, warnings=warnings | task.warnings, left_out=tuple(left_out))
 
 
 def _classification(
@@ -110,30 +114,40 @@ def _classification(
     volumes: Mapping[Path, VolumeCase] = NO_VOLUMES,
 ) -> Task:
     """The task of labelled images or `volumes`; `listing` says how those of a list were read."""
-    classes, numbers = numbered(name, [case.label for case in cases], positive)
     subjects = None if cases[0].subject is None else np.array([case.subject for case in cases])
+    classes, numbers = numbered(name, [case.label for case in cases], positive, subjects)
     assigned, notes = _assign(name, np.array([case.split for case in cases]), numbers, subjects)
     kind = MULTILABEL if numbers.ndim == 2 else BINARY if len(classes) == 2 else MULTICLASS
     if listing is not None and listing.target == ORDINAL_TARGET:
         kind = ordinal_kind(name, kind)
-    splits = {}
+    splits, unread = {}, None if listing is None else Unread(cases)
     for split in SPLITS:
         rows = np.flatnonzero(assigned == split)
-        images, case_of_image = _images([cases[i] for i in rows], volumes)
+        images, case_of_image = _images([cases[i] for i in rows], volumes, unread)
         people = None if subjects is None else subjects[rows]
         columns = {column: np.array([cases[i].row[column] for i in rows]) for column in cases[0].row}
         splits[split] = Split(images, numbers[rows], None, case_of_image, people, columns)
     if volumes and listing is not None:
         notes += (f"each volume is {Slicing(listing.axes, listing.slices)}",)
     files = [case.file for case in cases]
-    leaks = {} if subjects is not None else warnings_without_subjects(files, assigned, listing is not None)
-    return Task(_record(name, kind, "auc", tuple(classes), notes), splits, notes, leaks, tuple(leaks))
+    if subjects is None:
+        leaks = warnings_without_subjects(files, assigned, listing is not None)
+    else:
+        leaks = warnings_of_subjects(subjects, assigned)
+    others = {text: "" for text in [many_numbers(classes)] if text and numbers.ndim == 1}
+    task = Task(_record(name, kind, "auc", tuple(classes), notes), splits, notes, leaks | others, tuple(leaks))
+    if numbers.ndim == 1:
+        check_learned(name, classes, numbers, assigned)
+    return task
 
 
-def _images(cases: list[Case], volumes: Mapping[Path, VolumeCase]) -> tuple[Images, np.ndarray | None]:
+def _images(
+    cases: list[Case], volumes: Mapping[Path, VolumeCase], unread: Unread | None
+) -> tuple[Images, np.ndarray | None]:
     """The images of cases and, for volumes, the case index of each slice."""
     if not volumes:
-        return FileImages([case.file for case in cases], names=[case.where for case in cases], square=True), None
+        files, names = [case.file for case in cases], [case.where for case in cases]
+        return ListedImages(files, names=names, square=True, unread=unread), None
     slices = CaseSlices([volumes[case.file] for case in cases])
     return slices, slices.case_of_image
 

@@ -1,8 +1,8 @@
 """A user's list of images: a CSV file, with columns of any name, as rows of image, label, split and subject."""
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +13,9 @@ from biovfm_hf.options import check_options, option
 from biovfm_hf.reading.image_files import walk
 from biovfm_hf.volumes import AXES
 
-from .images import read_image
-from .task import SPLITS
-from .volume_cases import AXES_HELP, SLICES, SLICES_HELP, Slicing, VolumeCase, is_volume, open_cases
+from .classes import check_measured, is_missing
+from .task import SPLITS, LeftOut
+from .volume_cases import AXES_HELP, SLICES, SLICES_HELP
 
 # The first name of each column is our own; the others are usual ones, such as Hugging Face's.
 IMAGE_COLUMNS = ("image", "file_name", "filename", "file", "path")
@@ -30,7 +30,7 @@ SPLIT_WORDS = {
 }
 LISTED = "a CSV list of your own"
 CLASSES, ORDINAL_TARGET = "classes", "ordinal"
-NAMED = 3  # missing files that a message names
+NAMED = 3  # lines that a message names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +88,18 @@ class Listing:
     )
     slices: int = option(SLICES, SLICES_HELP, least=0, group=LISTED)
     skip_unreadable: bool = option(
-        False, "decode every image first, leave out unreadable ones and report their lines", group=LISTED
+        False,
+        "decode every image first, and leave out and list unreadable ones and those that are not there",
+        group=LISTED,
     )
 
 
 class Case(NamedTuple):
     """One line of a list: image, label (several as `a|b`), split ("" if not given), subject and further columns.
 
-    `where` names the image in messages by its line in the list, because file names can be patients' names.
+    `where` names the image in messages by its line in the list, because file names can be patients' names, and by its
+    file below the patient's folder if the line is that of a patient. `folder` is that folder, and `hidden` names the
+    file by its number there.
     """
 
     file: Path
@@ -104,100 +108,160 @@ class Case(NamedTuple):
     subject: str | None
     row: dict[str, str]
     where: str
+    folder: Path | None = None
+    hidden: str = ""
 
 
-def read_listing(path: Path, listing: Listing) -> list[Case]:
+class _Lack(Exception):
+    """What a line of a list lacks, in words that follow "N of M lines have"; what to show of it; and what to do."""
+
+    def __init__(self, what: str, shown: str, remedy: str, left_out: str = "") -> None:
+        super().__init__(what)
+        self.what, self.shown, self.remedy = what, shown, remedy
+        self.left_out = left_out  # the reason to leave the line out, if the options may skip it
+
+
+def read_listing(path: Path, listing: Listing) -> tuple[list[Case], list[LeftOut]]:
     """Read a list of images, or a list of patients whose images are in folders with their names.
 
+    Returns:
+        The cases and, if the options skip what cannot be read, the lines whose files are not there.
+
     Raises:
-        UserError: a column is missing, a line is incomplete or repeats an image, or an image does not exist.
+        UserError: a column is missing, lines are incomplete or repeat an image, or images do not exist. All such lines
+            are counted.
     """
     check_options(listing)
-    table = _Table(path)
-    subject = table.column(listing.subject_column, SUBJECT_COLUMNS, "subject")
-    image = table.column(listing.image_column, IMAGE_COLUMNS, "image")
-    people = _Table(listing.labels) if listing.labels else None
-    split, their_split = _split_columns(listing, table, people)
-    patients = None if people is None else _patients(people, listing, their_split)
-    label = () if patients is not None else table.labels(listing.label_column)
-    if image is None and (subject is None or listing.images_root is None):
-        raise UserError(
-            f"{path}: no column of images (image or file_name; there are {', '.join(table.names)}); name it with "
-            "--image-column, or give a column of subjects and --images-root with a folder for each"
-        )
-    cases, folders = [], {}
-    if image is None and listing.images_root is not None and subject is not None:
-        folders = _folders(listing.images_root, {row[subject].strip() for _, row in table.rows})
-    for number, row in table.rows:
-        where = f"{path}, line {number}"
-        person = row[subject].strip() if subject else None
-        if person == "":
-            raise UserError(f"{where}: no subject; give every image one, or leave the column out")
-        if person is None and patients is not None:
-            person = _folder_of(row[str(image)], patients, listing.labels, where)
-        about = _Patient(_label(row, label, where)) if patients is None else _joined(patients, person, listing, where)
-        part = _split(row[split] if split else "", where) or about.split
-        if image is None:
-            files = _images_of(folders, listing, person, where)
-        elif row[image]:
-            files = [_place(path, listing, row[image])]
-        else:
-            raise UserError(f"{where}: an image and a label are needed; column {image} is empty")
-        named = f"{path.name}, line {number}"
-        cases += [(number, Case(file, about.label, part, person, row, named)) for file in files]
+    lines = _Lines(path, listing)
+    cases, lacks = list[tuple[int, Case]](), list[tuple[int, _Lack]]()
+    for number, row in lines.table.rows:
+        try:
+            cases += [(number, case) for case in lines.cases(number, row)]
+        except _Lack as lack:
+            lacks.append((number, lack))
+    lacks += _missing(path, listing, cases)
+    skipped = {number: lack.left_out for number, lack in lacks if listing.skip_unreadable and lack.left_out}
+    kept = [case for number, case in cases if number not in skipped]
+    refused = [(number, lack) for number, lack in lacks if number not in skipped or not kept]
+    if refused:
+        check_measured(path.stem, {case.label for case in kept}, len(kept))
+        raise UserError(_faults(path, refused, len(lines.table.rows)))
     _check_repeats(path, cases)
-    _check_there(path, listing, cases)
-    return [case for _, case in cases]
+    return kept, [LeftOut(f"{path.name}, line {number}", why) for number, why in skipped.items()]
 
 
-def readable_cases(cases: Sequence[Case]) -> tuple[list[Case], dict[str, str]]:
-    """The cases whose images can be decoded, and a warning about the others with the line and reason of each.
+class _Lines:
+    """Makes cases of the lines of a list; the columns are looked up once."""
 
-    Raises:
-        UserError: no image can be decoded.
-    """
-    with ThreadPoolExecutor() as pool:
-        reasons = list(pool.map(_unreadable, cases))
-    kept = [case for case, reason in zip(cases, reasons, strict=True) if reason is None]
-    lost = [reason for reason in reasons if reason is not None]
-    if not kept:
-        raise UserError(f"none of {len(lost)} images can be read; the first: {lost[0]}")
-    warning = f"{len(lost)} of {len(cases)} images could not be read and are left out"
-    return kept, {warning: "; ".join(lost)} if lost else {}
+    def __init__(self, path: Path, listing: Listing) -> None:
+        self.path, self.listing, self.table = path, listing, _Table(path)
+        table, people = self.table, _Table(listing.labels) if listing.labels else None
+        self.subject = table.column(listing.subject_column, SUBJECT_COLUMNS, "subject")
+        self.image = table.column(listing.image_column, IMAGE_COLUMNS, "image")
+        self.split, their_split = _split_columns(listing, table, people)
+        self.patients = None if people is None else _patients(people, listing, their_split)
+        self.label = () if self.patients is not None else table.labels(listing.label_column)
+        self.folders = dict[str, list[Path]]()
+        if self.image is None:
+            if self.subject is None or listing.images_root is None:
+                raise UserError(
+                    f"{path}: no column of images (image or file_name; there are {', '.join(table.names)}); name it "
+                    "with --image-column, or give a column of subjects and --images-root with a folder for each"
+                )
+            self.folders = _folders(listing.images_root, {row[self.subject].strip() for _, row in table.rows})
+
+    def cases(self, number: int, row: dict[str, str]) -> list[Case]:
+        """The cases of a line: one, or one for each file of a patient.
+
+        Raises:
+            _Lack: the line is incomplete.
+        """
+        about, named = self._about(row), f"{self.path.name}, line {number}"
+        part = _split(row[self.split] if self.split else "") or about.split
+        if self.image is not None:
+            if not row[self.image].strip():
+                raise _Lack("no image", "", f"fill in column {self.image}, or delete these lines")
+            file = _place(self.path, self.listing, row[self.image])
+            return [Case(file, about.label, part, about.name, row, named, None, named)]
+        files = _images_of(self.folders, self.listing, str(about.name))
+        return [
+            Case(file, about.label, part, about.name, row, f"{named}, {_below(file, folder, str(about.name))}", folder,
+                 f"{named}, file {place} of {len(files)}")
+            for place, (folder, file) in enumerate(files, 1)
+        ]  # fmt: skip
+
+    def _about(self, row: dict[str, str]) -> "_Patient":
+        """Name, label and split of a line's subject, or those of the line itself."""
+        person = row[self.subject].strip() if self.subject else None
+        if person == "":
+            raise _Lack("no subject", "", "give every image one, or leave the column out")
+        if self.patients is None:
+            return _Patient(_label(row, self.label), "", person)
+        if person is None:
+            person = _folder_of(row[str(self.image)], self.patients, self.listing.labels)
+        if person not in self.patients:
+            raise _Lack(
+                f"no label of the subject in {self.listing.labels}", person, "add lines there, or leave these out"
+            )
+        return self.patients[person]._replace(name=person)
 
 
-def volumes_of(cases: Sequence[Case], listing: Listing) -> tuple[list[Case], dict[Path, VolumeCase], dict[str, str]]:
-    """The cases whose volumes can be read, the volumes with their slices, and a warning about the others.
+def _below(file: Path, folder: Path, person: str) -> str:
+    """A file's path below a patient's folder, with * in place of the patient's name unless that is a mere digit."""
+    below = file.relative_to(folder).as_posix()
+    return below.replace(person, "*") if len(person) > 2 else below
 
-    Raises:
-        UserError: images and volumes are mixed, no volume can be read, or some cannot and the options do not skip
-            them.
-    """
-    if flat := next((case.where for case in cases if not is_volume(case.file)), None):
-        raise UserError(
-            f"{flat}: a picture among volumes; give a list for each of the two or, for a list of patients, choose the "
-            "files with --files '*.nii.gz'"
+
+def _missing(path: Path, listing: Listing, cases: list[tuple[int, Case]]) -> list[tuple[int, _Lack]]:
+    """What lines lack whose images do not exist."""
+    looked = " and ".join(str(folder) for folder in dict.fromkeys(_places(path, listing)))
+    remedy = f"looked in {looked}; give the folder where the paths begin as --images-root, or correct the list"
+    return [
+        (
+            number,
+            _Lack(
+                "an image that is not there",
+                str(_shown_path(case.file, path, listing)),
+                remedy,
+                "the image is not there",
+            ),
         )
-    volumes, unread = open_cases([case.file for case in cases], Slicing(listing.axes, listing.slices))
-    lost = [unread[case.file].replace(str(case.file), case.where) for case in cases if case.file in unread]
-    if lost and not volumes:
-        raise UserError(f"none of {len(lost)} volumes can be read; the first: {lost[0]}")
-    if lost and not listing.skip_unreadable:
-        raise UserError(
-            f"{len(lost)} of {len(cases)} volumes cannot be read, the first: {lost[0]}; correct the "
-            "list, or leave them out by --skip-unreadable"
-        )
-    opened = {volume.path: volume for volume in volumes}
-    warning = f"{len(lost)} of {len(cases)} volumes could not be read and are left out"
-    return [case for case in cases if case.file in opened], opened, {warning: "; ".join(lost)} if lost else {}
+        for number, case in cases
+        if not case.file.exists()
+    ]
 
 
-def _unreadable(case: Case) -> str | None:
+def _faults(path: Path, lacks: list[tuple[int, _Lack]], total: int) -> str:
+    """One message about all incomplete lines, with the first ones of each kind and what to do."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for number, lack in lacks:
+        kinds.setdefault((lack.what, lack.remedy), []).append(f"line {number}" + (lack.shown and f" ({lack.shown})"))
+    told = [
+        f"{len(lines)} of {total} lines {'has' if len(lines) == 1 else 'have'} {what}: {listed(lines)}; {remedy}"
+        for (what, remedy), lines in kinds.items()
+    ]
+    only = "--skip-unreadable leaves out only lines whose file is not there"
+    skips = "--skip-unreadable leaves these out" if all(lack.left_out for _, lack in lacks) else only
+    return f"{path}: " + "; ".join([*told, skips])
+
+
+def listed(things: Sequence[str], between: str = ", ") -> str:
+    """The first few of many things, and how many more there are."""
+    return between.join(things[:NAMED]) + (f" and {len(things) - NAMED} more" if len(things) > NAMED else "")
+
+
+def _text(path: Path) -> str:
     try:
-        read_image(case.file, name=case.where)
-        return None
-    except UserError as error:
-        return str(error)
+        content = path.read_bytes()
+        return content.decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; check its name") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line}: not UTF-8, perhaps Latin-1; save the list from the spreadsheet as CSV UTF-8, or "
+            "convert it (iconv -f latin1 -t utf-8)"
+        ) from error
 
 
 class _Table:
@@ -205,16 +269,16 @@ class _Table:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        stream = io.StringIO(_text(path), newline="")
+        head = stream.readline()
+        stream.seek(0)
+        reader = csv.DictReader(stream, delimiter=max(DELIMITERS, key=head.count))
         try:
-            with path.open(newline="", encoding="utf-8-sig") as stream:
-                head = stream.readline()
-                stream.seek(0)
-                reader = csv.DictReader(stream, delimiter=max(DELIMITERS, key=head.count))
-                self.rows = [(reader.line_num, row) for row in reader]
-        except FileNotFoundError as error:
-            raise UserError(f"{path} is missing; check its name") from error
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path} is not a UTF-8 CSV file ({error})") from error
+            self.rows = [(reader.line_num, row) for row in reader]
+        except csv.Error as error:
+            raise UserError(
+                f"{path}, line {reader.line_num}: not a line of a CSV file ({error}); correct it"
+            ) from error
         if not self.rows:
             raise UserError(f"{path}: the first line must name the columns, such as image,label, and rows follow")
         self.names = [name for name in self.rows[0][1] if name is not None]
@@ -241,21 +305,27 @@ class _Table:
         return tuple(name for name in named if name is not None)
 
 
-def _label(row: dict[str, str], columns: tuple[str, ...], where: str) -> str:
+def _label(row: dict[str, str], columns: tuple[str, ...]) -> str:
     """A row's label; for several columns of 0 and 1, the names of those with 1, as `a|b`."""
     if len(columns) == 1:
-        if not row[columns[0]]:
-            raise UserError(f"{where}: an image and a label are needed; column {columns[0]} is empty")
-        return row[columns[0]]
+        if is_missing(label := row[columns[0]].strip()):
+            raise _Lack(
+                f"no label in column {columns[0]} (empty, or a word such as NA)",
+                "",
+                "give each a label, or delete these lines",
+            )
+        return label
     for name in columns:
-        if row[name] not in ("0", "1", "0.0", "1.0"):
-            raise UserError(f"{where}: {name} is {row[name]!r}; of several label columns each holds 0 or 1")
+        if row[name].strip() not in ("0", "1", "0.0", "1.0"):
+            what = "something else than the 0 or 1 of several label columns"
+            raise _Lack(what, f"{name} is {row[name]!r}", "write 0 or 1, or delete these lines")
     return "|".join(name for name in columns if float(row[name]) == 1) or "|"
 
 
 class _Patient(NamedTuple):
     label: str
     split: str = ""
+    name: str | None = None
 
 
 def _split_columns(listing: Listing, table: _Table, people: _Table | None) -> tuple[str | None, str | None]:
@@ -272,41 +342,37 @@ def _patients(table: _Table, listing: Listing, split: str | None) -> dict[str, _
     if subject is None:
         raise UserError(f"{listing.labels}: no column of subjects; name it with --subject-column")
     columns = table.labels(listing.label_column)
-    patients: dict[str, _Patient] = {}
+    patients, lacks = dict[str, _Patient](), list[tuple[int, _Lack]]()
     for number, row in table.rows:
-        where = f"{listing.labels}, line {number}"
-        patient = _Patient(_label(row, columns, where), _split(row[split] if split else "", where))
-        if patients.setdefault(row[subject].strip(), patient) != patient:
-            raise UserError(
-                f"{where}: {row[subject]} has another label or split in a line above; give each subject one"
-            )
+        name = row[subject].strip()
+        try:
+            patient = _Patient(_label(row, columns), _split(row[split] if split else ""))
+            if patients.setdefault(name, patient) != patient:
+                remedy = "give each subject one"
+                raise _Lack("another label or split than a line above for the same subject", name, remedy)
+        except _Lack as lack:
+            lacks.append((number, lack))
+    if lacks:
+        raise UserError(_faults(table.path, lacks, len(table.rows)))
     return patients
 
 
-def _joined(patients: dict[str, _Patient], person: str | None, listing: Listing, where: str) -> _Patient:
-    if person not in patients:
-        raise UserError(
-            f"{where}: subject {person} has no label in {listing.labels}; add a line, or leave the image out"
-        )
-    return patients[person]
-
-
-def _folder_of(image: str, patients: dict[str, _Patient], labels: Path | None, where: str) -> str:
+def _folder_of(image: str, patients: dict[str, _Patient], labels: Path | None) -> str:
     """The patient after whom the first such folder of an image's path is named."""
     person = next((part for part in Path(image).parts if part in patients), None)
     if person is None:
-        raise UserError(
-            f"{where}: no folder in the image's path is a subject of {labels}; add the subject there, or a column of "
-            "subjects here (--subject-column)"
-        )
+        raise _Lack(
+            f"no folder in the image's path that is a subject of {labels}", "",
+            "add the subjects there, or a column of subjects here (--subject-column)",
+        )  # fmt: skip
     return person
 
 
-def _split(word: str, where: str) -> str:
+def _split(word: str) -> str:
     if not word.strip():
         return ""
     if (split := SPLIT_WORDS.get(word.strip().lower())) is None:
-        raise UserError(f"{where}: split {word!r} is none of {', '.join(SPLITS)} (validation is val)")
+        raise _Lack(f"a split that is none of {', '.join(SPLITS)}", repr(word), "write one of these")
     return split
 
 
@@ -325,17 +391,18 @@ def _folders(root: Path, people: set[str]) -> dict[str, list[Path]]:
     return named
 
 
-def _images_of(folders: dict[str, list[Path]], listing: Listing, person: str | None, where: str) -> list[Path]:
-    """The images below a subject's folders."""
-    images = [file for folder in folders.get(str(person), []) for file, reason in walk(folder) if reason is None]
-    files = [file for file in images if listing.files is None or file.match(listing.files)]
-    if not files:
+def _images_of(folders: dict[str, list[Path]], listing: Listing, person: str) -> list[tuple[Path, Path]]:
+    """The images below a subject's folders, each after its folder."""
+    images = [(top, file) for top in folders.get(person, []) for file, reason in walk(top) if reason is None]
+    found = [(top, file) for top, file in images if listing.files is None or file.match(listing.files)]
+    if not found:
         kind = "an image" if listing.files is None else f"an image {listing.files}"
-        raise UserError(
-            f"{where}: no folder {person} below {listing.images_root} holds {kind}; check --images-root"
-            f"{' and --files' if listing.files else ''}, or leave the subject out"
-        )
-    return files
+        raise _Lack(
+            f"no folder of the subject below {listing.images_root} with {kind}", person,
+            f"check --images-root{' and --files' if listing.files else ''}, or leave these subjects out",
+            "the subject's folder is not there or holds none of the images",
+        )  # fmt: skip
+    return found
 
 
 def _places(path: Path, listing: Listing) -> list[Path]:
@@ -346,19 +413,6 @@ def _place(path: Path, listing: Listing, name: str) -> Path:
     """The path of an image: below the images root or beside the list; the first of the two if it exists at neither."""
     places = [folder / name for folder in _places(path, listing)]
     return next((place for place in places if place.exists()), places[0])
-
-
-def _check_there(path: Path, listing: Listing, cases: list[tuple[int, Case]]) -> None:
-    missing = [(number, case.file) for number, case in cases if not case.file.exists()]
-    if not missing:
-        return
-    looked = " and ".join(str(folder) for folder in dict.fromkeys(_places(path, listing)))
-    first = ", ".join(f"{_shown_path(file, path, listing)} (line {number})" for number, file in missing[:NAMED])
-    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-    raise UserError(
-        f"{path}: {len(missing)} of {len(cases)} images are not there: {first}{more}; looked in {looked}; give the "
-        "folder where the paths begin as --images-root, or correct the list"
-    )
 
 
 def _shown_path(file: Path, path: Path, listing: Listing) -> Path:

@@ -1,4 +1,4 @@
-"""Warns if patients seem to be in both train and test, by file names that look like patients' names."""
+"""Warns if patients seem to be in both train and test: by names of files, or by names that differ only in writing."""
 
 import re
 from collections import defaultdict
@@ -11,6 +11,8 @@ from .task import SPLITS
 
 NAMED = 3
 _LAST_PART = re.compile(r"[_\-. ]+[^_\-. ]*$")
+_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
+_DECIMAL = re.compile(r"(?<=\d)\.0+$")
 _NUMBERED = re.compile(r"\d{2,}|[A-Za-z]\d")
 
 
@@ -40,6 +42,35 @@ def warnings_without_subjects(files: Sequence[Path], splits: np.ndarray, listed:
         text = f"{len(spread)} beginnings of file names look like patients and are in test and another split; {remedy}"
         warnings[text] = "; ".join(examples + more)
     return warnings
+
+
+def warnings_of_subjects(subjects: np.ndarray, splits: np.ndarray) -> dict[str, str]:
+    """A warning if subjects in test and in another split differ only in how they are written, with examples.
+
+    `P001` and `p001`, or `001`, `1` and `1.0` after a spreadsheet has rewritten them, can be one patient.
+
+    Args:
+        subjects: (N,) subject of each case.
+        splits: (N,) the split of each case.
+    """
+    written: dict[str, dict[str, str]] = defaultdict(dict)
+    for subject, split in zip(subjects.tolist(), splits.tolist(), strict=True):
+        written[_plain(subject)][subject] = split
+    spread = [names for names in written.values() if "test" in names.values() and len(set(names.values())) > 1]
+    if not spread:
+        return {}
+    examples = [" and ".join(f"{name} in {split}" for name, split in names.items()) for names in spread[:NAMED]]
+    more = [f"and {len(spread) - NAMED} more"] if len(spread) > NAMED else []
+    text = (
+        f"{len(spread)} subjects in test and another split differ only in capitals or zeros; if they are the same, "
+        "scores are too good, so write each subject in one way"
+    )
+    return {text: "; ".join(examples + more)}
+
+
+def _plain(subject: str) -> str:
+    """A subject's name without capitals, zeros before a number, and `.0` behind it."""
+    return _ZEROS.sub("", _DECIMAL.sub("", subject.casefold()))
 
 
 def spread_names(files: Sequence[Path], splits: np.ndarray, folders: bool) -> dict[str, list[str]]:

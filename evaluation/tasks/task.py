@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,12 +87,23 @@ class Split:
         return len(self.images) if self.case_of_image is None else int(self.case_of_image.max()) + 1
 
 
+class LeftOut(NamedTuple):
+    """A line or file of a list that makes no case, and why; `where` names its line and file,
+    `hidden` the file by its number in `folder` only, if a line is that of a patient with a folder."""
+
+    where: str
+    reason: str
+    folder: Path | None = None
+    hidden: str = ""
+
+
 @dataclass(frozen=True)
 class Task:
     """A record with its splits, checked: labels fit the kind, and no subject is in two splits.
 
     `notes` say how the task was made. `warnings` say what may make its scores wrong; their examples name files and
-    stay out of all records. `leaks` are those by which patients may be in both train and test.
+    stay out of all records. `leaks` are those by which patients may be in both train and test. `left_out` has the
+    lines and files of a list that make no case.
     """
 
     record: TaskRecord
@@ -100,11 +111,15 @@ class Task:
     notes: tuple[str, ...] = ()
     warnings: dict[str, str] = field(default_factory=dict)
     leaks: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
         for name in SPLITS:
             if name not in self.splits or len(self.splits[name].images) == 0:
-                raise UserError(f"task {self.record.name}: the {name} split has no image; each of {SPLITS} needs some")
+                raise UserError(
+                    f"task {self.record.name}: the {name} split has no image; give images for train and test (a list "
+                    "or folder without val holds out a fifth of train)"
+                )
             _check_split(self.record, name, self.splits[name])
         _check_subjects(self.record.name, self.splits)
         train = self.splits["train"].labels

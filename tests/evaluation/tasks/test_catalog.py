@@ -103,7 +103,7 @@ def test_csv_without_splits_keeps_subjects_whole(tmp_path):
     ("rows", "header", "words"),
     [
         (["a.png,x,train,p", "b.png,y,test,p", "c.png,x,val,q"], "image,label,split,subject", "subject p is in both"),
-        (["a.png,x,train,", "b.png,y,test,p"], "image,label,split,subject", "line 2: no subject"),
+        (["a.png,x,train,", "b.png,y,test,p"], "image,label,split,subject", "1 of 2 lines has no subject: line 2;"),
         (["a.png,x,train", "b.png,y,train", "a.png,x,test", "c.png,x,val"], "image,label,split", "line 4: .* line 2"),
         (["a.png,x,train", "./a.png,y,train", "b.png,y,val"], "image,label,split", "line 3: a.png is in line 2"),
         (["a.png,0.5,train", "b.png,1,train", "c.png,2,val", "d.png,2,test"], "image,label,split", "measurements"),
@@ -112,7 +112,11 @@ def test_csv_without_splits_keeps_subjects_whole(tmp_path):
             "image,label,split",
             "measurements",
         ),
-        (["a.png,1,train", "b.png,nan,train", "c.png,1,val", "d.png,1,test"], "image,label,split", "measurements"),
+        (
+            ["a.png,1,train", "b.png,nan,train", "c.png,1,val", "d.png,1,test"],
+            "image,label,split",
+            "no label .*: line 3",
+        ),
         (["a.png,x,train", "b.png,y,", "c.png,x,test"], "image,label,split", "some images have a split"),
         (["a.png,x,train", "b.png,x,test", "c.png,x,val"], "image,label,split", "same class"),
         (["a.png,x,trainig"], "image,label,split", "is none of train"),

@@ -1,11 +1,15 @@
 """CSV lists of people's own: any column names, patients' labels, and what warns of patients in two splits."""
 
+import csv
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from biovfm_hf.errors import UserError
+from evaluation.commands.probe import write_task_left_out
 from evaluation.tasks import open_task
+from evaluation.tasks.classes import told_order
 from evaluation.tasks.listing import Listing, read_listing
 
 
@@ -62,7 +66,8 @@ def test_a_missing_file_names_where_it_was_looked_for(tmp_path, scans):
     rows = [f"{name},{i % 2}" for i, name in enumerate([*names(), "P99/lost.png"])]
     path = write(tmp_path / "l.csv", "image,label", rows)
     with pytest.raises(
-        UserError, match=r"1 of 25 images are not there: P99/lost.png \(line 26\); looked in .*images and"
+        UserError,
+        match=r"1 of 25 lines has an image that is not there: line 26 \(P99/lost.png\); looked in .*images and",
     ):
         open_task(path, tmp_path, listing=Listing(images_root=scans))
 
@@ -90,7 +95,7 @@ def test_labels_of_patients_join_by_folder(tmp_path, scans):
         assert [int(subject[1:]) % 2 for subject in split.subjects] == split.labels.tolist()
     assert sum(splits_of(task).values()) == 24
     write(tmp_path / "patients.csv", "patient,label", [*rows, "P77,0"])
-    with pytest.raises(UserError, match=r"line 14: no folder P77 below .* holds an image"):
+    with pytest.raises(UserError, match=r"no folder of the subject below .* with an image: line 14 \(P77\)"):
         open_task(path, tmp_path, listing=Listing(images_root=scans))
 
 
@@ -101,7 +106,7 @@ def test_patients_of_two_centres_lie_in_two_folders(tmp_path):
             (folder / series).mkdir(parents=True)
             Image.fromarray(np.full((9, 9), 20 * patient, np.uint8)).save(folder / series / "a.png")
     write(tmp_path / "patients.csv", "patient;label", [f"{patient};{patient % 2}" for patient in range(12)])
-    cases = read_listing(tmp_path / "patients.csv", Listing(images_root=tmp_path / "raw"))
+    cases, _ = read_listing(tmp_path / "patients.csv", Listing(images_root=tmp_path / "raw"))
     assert {case.subject: case.file.parent.parent.name for case in cases} == {str(n): str(n) for n in range(12)}
     assert len(cases) == 24
 
@@ -114,7 +119,9 @@ def test_labels_of_patients_join_by_a_column(tmp_path, scans):
     task = open_task(path, tmp_path, listing=Listing(labels=labels, label_column=["outcome"]))
     assert sum(splits_of(task).values()) == 24
     write(labels, "patient,outcome", rows[1:])
-    with pytest.raises(UserError, match="line 2: subject P00 has no label"):
+    with pytest.raises(
+        UserError, match=r"2 of 24 lines have no label of the subject in .*labels.csv: line 2 \(P00\), line 3 \(P00\)"
+    ):
         open_task(path, tmp_path, listing=Listing(labels=labels, label_column=("outcome",)))
 
 
@@ -130,10 +137,12 @@ def test_without_a_subject_column_labels_and_splits_join_by_the_folder(tmp_path,
     for split in task.splits.values():
         assert [int(subject[1:]) % 2 for subject in split.subjects] == split.labels.tolist()
     write(labels, f"patient,label,{column}", rows[1:])
-    with pytest.raises(UserError, match=r"line 2: no folder in the image's path is a subject of .*patients.csv"):
+    with pytest.raises(
+        UserError, match=r"no folder in the image's path that is a subject of .*patients.csv: line 2, line 3"
+    ):
         open_task(path, tmp_path, listing=listing)
     write(labels, f"patient,label,{column}", [*rows, "P00,0,test"])
-    with pytest.raises(UserError, match="line 14: P00 has another label or split"):
+    with pytest.raises(UserError, match=r"1 of 13 lines has another label or split .*: line 14 \(P00\)"):
         open_task(path, tmp_path, listing=listing)
 
 
@@ -143,12 +152,14 @@ def test_a_list_of_patients_takes_the_files_of_a_pattern(tmp_path, scans):
     path = write(
         tmp_path / "patients.csv", "patient,label", [f"P{patient:02d},{patient % 2}" for patient in range(12)]
     )
-    with pytest.raises(UserError, match=r"patients.csv, line 2: a picture among volumes.*--files") as error:
+    with pytest.raises(UserError, match=r"patients.csv, line 2, \*_0.png: a picture among volumes.*--files") as error:
         open_task(path, tmp_path, listing=Listing(images_root=scans))
     assert "P00" not in str(error.value)
-    cases = read_listing(tmp_path / "patients.csv", Listing(images_root=scans, files="*.nii.gz"))
+    cases, _ = read_listing(tmp_path / "patients.csv", Listing(images_root=scans, files="*.nii.gz"))
     assert {case.file.name for case in cases} == {"scan.nii.gz"} and len(cases) == 12
-    with pytest.raises(UserError, match=r"line 2: no folder P00 below .* holds an image \*.mha; .*--files"):
+    with pytest.raises(
+        UserError, match=r"12 of 12 lines .* an image \*.mha: line 2 \(P00\), .* and 9 more; .*--files"
+    ):
         read_listing(tmp_path / "patients.csv", Listing(images_root=scans, files="*.mha"))
 
 
@@ -198,6 +209,79 @@ def test_grades_are_recorded_as_ordinal_and_measurements_refused(tmp_path, scans
         open_task(path, tmp_path)
 
 
+@pytest.fixture
+def labelled(tmp_path, scans):
+    """Opens a list of the scans with a label for each, made from its number, and options."""
+
+    def opened(label, subject=lambda i: names()[i][:3], **options):
+        rows = [f"images/{name},{label(i)},{subject(i)}" for i, name in enumerate(names())]
+        return open_task(write(tmp_path / "l.csv", "image,label,subject", rows), tmp_path, listing=Listing(**options))
+
+    return opened
+
+
+@pytest.mark.parametrize("target", ["classes", "ordinal"])
+def test_many_whole_numbers_are_measurements(labelled, target):
+    with pytest.raises(UserError, match=r"such as 30 and 52 \(12 different numbers\) are measurements"):
+        labelled(lambda i: 30 + i // 2 * 2, target=target)
+    with pytest.raises(UserError, match="12 different numbers"):  # and not a class called NA, nor one called 30.5
+        labelled(lambda i: "NA" if i == 5 else 29.5 + i // 2, target=target)
+
+
+def test_few_whole_numbers_are_classes(labelled):
+    assert labelled(lambda i: i % 4).record.classes == ("0", "1", "2", "3")
+
+
+def test_labels_that_are_missing_are_counted(labelled):
+    words = {0: "NA", 5: "nan", 7: "", 11: " n/a"}
+    with pytest.raises(UserError, match=r"4 of 24 lines have no label .*: line 2, line 7, line 9 and 1 more"):
+        labelled(lambda i: words.get(i, i % 2))
+
+
+def test_a_column_of_patients_is_no_column_of_labels(labelled):
+    with pytest.raises(UserError, match=r"12 classes, such as P00 and P11, for 12 cases .*--label-column"):
+        labelled(lambda i: names()[i][:3])
+    organs = labelled(lambda i: f"organ {i % 2}", subject=lambda i: i // 2)  # all classes of every patient are fine
+    assert organs.record.classes == ("organ 0", "organ 1")
+
+
+def test_a_class_without_a_training_case_is_refused(tmp_path, scans):
+    rows = [f"images/{name},{('rare' if i > 21 else i % 2)},{'test' if i > 15 else 'train'}" for i, name in
+            enumerate(names())]  # fmt: skip
+    path = write(tmp_path / "l.csv", "image,label,split", rows)
+    with pytest.raises(UserError, match=r"1 of 3 classes have no training case .*: rare \(2 elsewhere\)"):
+        open_task(path, tmp_path)
+
+
+@pytest.mark.parametrize(("one", "other"), [("benign", "Benign"), ("no  mass", "no mass"), ("1", "1.0")])
+def test_labels_that_differ_in_writing_are_pointed_out(labelled, one, other):
+    assert len(labelled(lambda i: (one, f" {one} ", "z")[i % 3]).record.classes) == 2
+    with pytest.raises(UserError, match="differ only in capitals, spaces or zeros"):
+        labelled(lambda i: (one, other, "z")[i % 3])
+
+
+@pytest.mark.parametrize("write_as", [lambda n: f"p{n:02d}", lambda n: f"P00{n:02d}", lambda n: f"P{n:02d}.0"])
+def test_subjects_that_differ_in_writing_are_warned_of(tmp_path, scans, write_as):
+    rows = [f"images/{name},{i // 4 % 2},{name[:3] if i % 2 else write_as(i // 2)},{('train', 'test')[i % 2]}"
+            for i, name in enumerate(names())]  # fmt: skip
+    task = open_task(write(tmp_path / "l.csv", "image,label,subject,split", rows), tmp_path)
+    assert task.leaks == tuple(task.warnings) and "subjects in test and another split differ only" in task.leaks[0]
+    assert f"{write_as(0)} in train and P00 in test" in task.warnings[task.leaks[0]]
+
+
+def test_grades_are_in_natural_order_which_is_told(labelled):
+    record = labelled(lambda i: f"grade {(1, 2, 10)[i % 3]}", target="ordinal").record
+    assert record.classes == ("grade 1", "grade 2", "grade 10")
+    assert "from low to high are grade 1, grade 2, grade 10" in told_order(record)
+    assert told_order(labelled(lambda i: i % 3, target="ordinal").record) is None
+
+
+def test_a_list_in_latin_1_is_told_with_its_line(tmp_path):
+    (tmp_path / "l.csv").write_bytes("image,label\na.png,1\nb.png,gutartig\nc.png,bösartig\n".encode("latin1"))
+    with pytest.raises(UserError, match=r"l.csv, line 4: not UTF-8, perhaps Latin-1; save .* CSV UTF-8"):
+        open_task(str(tmp_path / "l.csv"), tmp_path)
+
+
 def test_without_subjects_the_user_is_warned_and_shown_names(tmp_path, scans):
     rows = [f"images/{name},{i % 2}" for i, name in enumerate(names())]
     task = open_task(write(tmp_path / "l.csv", "image,label", rows), tmp_path)
@@ -225,6 +309,32 @@ def test_unreadable_images_are_left_out_on_request(tmp_path, scans):
     reason = next(iter(task.warnings.values()))
     line = 2 + names().index("P03/P03_1.png")
     assert reason.startswith(f"l.csv, line {line}: ") and "P03" not in reason  # a file's name may be a patient's
+    with pytest.raises(UserError, match=rf"1 of 24 images cannot be read: l.csv, line {line}: .*--skip-unreadable"):
+        [image for split in open_task(path, tmp_path).splits.values() for image in split.images]
+
+
+def test_of_a_list_of_patients_the_file_is_named(tmp_path, scans):
+    for name in ("view.png", "P03_1.png"):
+        (scans / "P03" / name).write_bytes(b"broken")
+    rows = [f"P{patient:02d},{patient % 2}" for patient in range(14)]
+    path = write(tmp_path / "patients.csv", "patient,label", rows)
+    with pytest.raises(UserError, match=r"line 14 \(P12\), line 15 \(P13\);.*--skip-unreadable leaves these out"):
+        open_task(path, tmp_path, listing=Listing(images_root=scans))
+    task = open_task(path, tmp_path, listing=Listing(images_root=scans, skip_unreadable=True))
+    assert list(task.warnings) == ["4 of 27 images could not be read and are left out"]
+    assert [each.where for each in task.left_out] == [
+        "patients.csv, line 14", "patients.csv, line 15", "patients.csv, line 5, *_1.png",
+        "patients.csv, line 5, view.png",
+    ]  # fmt: skip
+    write_task_left_out(tmp_path / "out", task)
+    with (tmp_path / "out" / "patients.left_out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [each.where for each in task.left_out]
+    assert not any(str(tmp_path) in row["reason"] or "P03" in row["reason"] for row in rows)
+    (scans / "P03" / "notes.doc").write_bytes(b"PK")  # an archive, which may tell the names beside it
+    write_task_left_out(tmp_path / "out", task)
+    assert "patients.csv, line 5, file 2 of 3" in (text := (tmp_path / "out" / "patients.left_out.csv").read_text())
+    assert "view" not in text
 
 
 @pytest.mark.parametrize(
@@ -232,7 +342,10 @@ def test_unreadable_images_are_left_out_on_request(tmp_path, scans):
     [
         (Listing(image_column="scn"), "no column 'scn' .*did you mean scan"),
         (Listing(image_column="scan"), "no column of labels .*--label-column"),
-        (Listing(image_column="scan", label_column=("a", "b")), "line 2: a is 'x'; of several"),
+        (
+            Listing(image_column="scan", label_column=("a", "b")),
+            r"1 of 1 lines .* of several label columns: line 2 \(a is 'x'\)",
+        ),
     ],
 )
 def test_missing_columns_are_named(tmp_path, listing, words):

@@ -54,7 +54,7 @@ def test_a_list_of_volumes_is_a_task_of_cases(listed):
 
 def test_an_unreadable_volume_is_named_or_left_out(listed):
     (listed.parent / "p03.nii.gz").write_bytes(b"\x1f\x8bbroken")
-    with pytest.raises(UserError, match=r"1 of 15 volumes cannot be read, .*line \d+: .*--skip-unreadable"):
+    with pytest.raises(UserError, match=r"1 of 15 volumes cannot be read: .*line \d+: .*--skip-unreadable"):
         open_task(str(listed), listed.parent)
     task = open_task(str(listed), listed.parent, listing=Listing(skip_unreadable=True))
     assert sum(split.num_cases for split in task.splits.values()) == 14
