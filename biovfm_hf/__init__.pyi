@@ -744,7 +744,7 @@ def card(
     teacher: str | None = None,
     benchmark: str | None = None,
     license: str | None = None,
-    base_model: str | None = None,
+    base_model: Sequence[str] | str = (),
     private_images: bool = False,
     watts: float | None = None,
     grid: float | None = None,
@@ -763,7 +763,8 @@ def card(
             these results, and the speed of both on this CPU.
         benchmark: also write .eval_results for this leaderboard on the Hub.
         license: licence id (default: the old card's, else that of base model and data, if they agree).
-        base_model: the base model on the Hub that training continued from (default: from the run).
+        base_model: the name on the Hub of a model it was made from, if that was a folder; NAME as the card has
+            it, by default the first; can be repeated.
         private_images: show test images of private tasks too (default: leave them out).
         watts: mean power draw of all devices in watts, for the energy estimate.
         grid: grams of CO2e per kWh, for the emissions estimate.

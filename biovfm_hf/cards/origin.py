@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..hub.network import is_path
+from ..hub.network import is_path, is_repository
 from ..reading.documents import read_json
 from ..writing.files import write_text
 
@@ -50,6 +50,16 @@ def public_name(name: str) -> str:
     """
     path = _split(name)[1].partition("?")[0]  # keywords of timm
     return folder_name(Path(path)) if Path(path).expanduser().exists() or is_path(path) else name
+
+
+def hub_id(name: str) -> str | None:
+    """The repository on the Hub that a name names, without label, prefix and keywords; None if it names none.
+
+    >>> hub_id("mine=timm:hf-hub:you/net?depth=1"), hub_id("timm:resnet18"), hub_id("/data/net")
+    ('you/net', None, None)
+    """
+    place = _split(name)[1].partition("?")[0]
+    return place if is_repository(place) and not Path(place).exists() else None
 
 
 def whole_name(name: str) -> str:

@@ -1,6 +1,5 @@
 """Restrictions on work that builds on weights: from their folder's own file, their configuration and their tensors."""
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from ..cards.provenance import WEIGHT_LICENCES, Provenance, hub_provenance, read_provenance
 from ..errors import UserError
 from ..hub.files import hub_file
-from ..hub.network import heed_missing_network
+from ..hub.network import heed_missing_network, is_repository
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TELLING = ("model_type", "architecture")  # what a config.json of transformers or timm states
 
 
@@ -36,7 +34,7 @@ def weights_provenance(source: str) -> Provenance:
         return read_provenance(path) | licences_of(stated, _tensors(source, stated))
     if path.exists():
         return licences_of({}, _tensors(source, {}))
-    if not HUB_ID.fullmatch(source):
+    if not is_repository(source):
         return Provenance()
     heed_missing_network()
     file = hub_file(source, "config.json", "model")

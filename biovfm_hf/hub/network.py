@@ -1,6 +1,7 @@
 """Avoids needless calls to the Hub: for names that can only be paths, and without a network."""
 
 import os
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -8,6 +9,11 @@ from urllib.parse import urlsplit
 def is_path(name: str) -> bool:
     """Whether a name can only be a path: by its beginning, or by more slashes than OWNER/NAME has."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name has the form of a repository with its owner, OWNER/NAME, and is no path."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not is_path(name)
 
 
 def heed_missing_network() -> None:

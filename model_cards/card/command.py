@@ -55,9 +55,10 @@ def _notes(facts: CardFacts, folder: Path) -> tuple[str, ...]:
     notes = []
     if not facts.records and (folder / "results" / "biovfm.json").is_file():
         notes.append("the earlier card's scores and pictures are removed, since no results were given")
-    if facts.base and not facts.base.on_hub:
+    for name in dict.fromkeys(base.name for base in facts.bases or () if not base.on_hub):
         notes.append(
-            f"base_model is left out, since {facts.base.name} is a folder; if the Hub has it, name it by --base-model"
+            f"base_model is left out for {name}, which is no name on the Hub; if the Hub has it: "
+            f"--base-model {name}=OWNER/NAME"
         )
     if facts.figures.left_out:
         notes.append(

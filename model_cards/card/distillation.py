@@ -1,5 +1,6 @@
 """What distilling lost: a student's paired differences from its teacher on each task, and the speed of both."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from biovfm_hf.results.record import Record
 
 from ..inputs.results import Comparison, is_main, load_comparisons
 from ..inputs.speed import Speed, measure_speed
-from .base import BaseModel
+from .base import TEACHER, BaseModel
 from .options import CardOptions
 from .records import matching_records
 
@@ -22,20 +23,20 @@ class Distillation:
 
 
 def find_distillation(
-    options: CardOptions, base: BaseModel | None, student_records: list[Record], records: list[Record]
+    options: CardOptions, bases: Sequence[BaseModel], student_records: list[Record], records: list[Record]
 ) -> Distillation | None:
     """The facts of a distillation; None for a model that was not distilled.
 
     Args:
         options: of the card; without `teacher` nothing is measured.
-        base: the model that it was made from.
+        bases: the models that it was made from.
         student_records: the student's records.
         records: all of the results folder.
 
     Raises:
         UserError: the teacher cannot be loaded, or the results hold none of it.
     """
-    taught = base.name if base is not None and base.teaches else None
+    taught = " and ".join(base.name for base in bases if base.role == TEACHER)
     if options.teacher is None:
         return Distillation(taught) if taught else None
     label, equals, model = options.teacher.partition("=")

@@ -13,7 +13,7 @@ from ..inputs.dataset import DatasetSummary, summarise_dataset
 from ..inputs.model import ModelSummary, summarise_model
 from ..inputs.results import load_results
 from ..inputs.run import RunSummary, summarise_run
-from .base import BaseModel, find_base
+from .base import BaseModel, find_bases
 from .distillation import Distillation, find_distillation
 from .earlier import earlier_license
 from .figures import Figures, choose_figures
@@ -24,7 +24,10 @@ from .records import matching_records
 
 @dataclass(frozen=True)
 class CardFacts:
-    """All facts of a card; the card states those that are None or empty as not recorded."""
+    """All facts of a card; the card states those that are None or empty as not recorded.
+
+    `bases` is None if the origin of the weights is not known, and empty if they began as random ones.
+    """
 
     model: ModelSummary
     model_id: str
@@ -33,7 +36,7 @@ class CardFacts:
     run: RunSummary | None
     dataset: DatasetSummary | None
     dataset_ids: tuple[str, ...]
-    base: BaseModel | None
+    bases: tuple[BaseModel, ...] | None
     distillation: Distillation | None
     licence: Licence
     power: Power
@@ -55,11 +58,12 @@ def gather(options: CardOptions) -> CardFacts:
     others = {record.model for record in records} - {record.model for record in own_records}
     run = _run(options.run, folder)
     dataset = summarise_dataset(options.dataset) if options.dataset else None
-    base = find_base(folder, run, options.base_model)
-    distillation = find_distillation(options, base, own_records, records)
+    bases = find_bases(folder, options.run, options.base_model)
+    distillation = find_distillation(options, bases or (), own_records, records)
     stated = options.license or earlier_license(readme)
     figures = choose_figures(options.results, others, options.private_images)
     marks = read_provenance(folder)
+    derived = derived_licence(bases or (), dataset, marks.licences)
     sources = marks.private_sources + (dataset.provenance.private_sources if dataset else ())
     return CardFacts(
         model=model,
@@ -69,9 +73,9 @@ def gather(options: CardOptions) -> CardFacts:
         run=run,
         dataset=dataset,
         dataset_ids=options.dataset_id,
-        base=base,
+        bases=bases,
         distillation=distillation,
-        licence=Licence(stated) if stated and not marks.licences else derived_licence(base, dataset, marks.licences),
+        licence=Licence(stated) if stated and not marks.licences else derived,
         power=Power(options.watts, options.grid),
         figures=figures,
         provenance=Provenance(sources, licences=marks.licences) | Provenance(private_tasks=figures.private_tasks),

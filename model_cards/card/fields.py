@@ -34,6 +34,11 @@ def _tags(facts: CardFacts) -> list[str]:
     return [*tags, recipe] if recipe else tags
 
 
+def _base_model(facts: CardFacts) -> str | list[str] | None:
+    names = list(dict.fromkeys(base.name for base in facts.bases or () if base.on_hub))
+    return names[0] if len(names) == 1 else names or None
+
+
 def _emissions(facts: CardFacts) -> dict[str, Any] | None:
     energy = energy_kwh(facts.run, facts.power)
     if energy is None or facts.power.grams_per_kwh is None:
@@ -55,8 +60,7 @@ FIELDS = [
     Field("pipeline_tag", "task of a pipeline that runs it", lambda _: "image-feature-extraction"),
     Field("tags", "words to search by", _tags),
     Field("datasets", "datasets on the Hub it was trained on", lambda facts: list(facts.dataset_ids) or None),
-    Field("base_model", "model on the Hub that training continued from",
-          lambda facts: facts.base.name if facts.base and facts.base.on_hub else None),
+    Field("base_model", "models on the Hub that it was made from", _base_model),
     Field("model_name", "name under which results are shown", lambda facts: facts.name),
     Field("eval_results", "scores with intervals", lambda facts: eval_results(facts.records) or None),
     Field("co2_eq_emissions", "estimated emissions of training", _emissions),

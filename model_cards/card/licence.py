@@ -1,5 +1,6 @@
 """The licence that a card states, and a sentence on its origin."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from biovfm_hf.cards.markdown import plain
@@ -53,13 +54,13 @@ class Licence:
         return f"`{self.id}`, the only licence of its base model and data."
 
 
-def derived_licence(base: BaseModel | None, dataset: DatasetSummary | None, weights: tuple[str, ...] = ()) -> Licence:
-    """The licence that follows from base model and data sources; one that comes with `weights` takes precedence."""
+def derived_licence(
+    bases: Sequence[BaseModel], dataset: DatasetSummary | None, weights: tuple[str, ...] = ()
+) -> Licence:
+    """The licence that follows from base models and data sources; one that comes with `weights` takes precedence."""
     if weights:
         return Licence(OTHER, False, weights=weights[0])
-    licences: dict[str, str | None] = {}
-    if base is not None:
-        licences[f"the base model {base.name}"] = base.licence
+    licences = {f"the base model {base.name}": base.licence for base in bases}
     if dataset is None:
         return Licence(UNKNOWN, False, tuple(name for name, licence in licences.items() if licence is None))
     licences |= {f"the source {source}": dataset.licences.get(source) for source in sorted(dataset.sources)}

@@ -32,8 +32,11 @@ class CardOptions:
     license: str | None = option(
         None, "licence id (default: the old card's, else that of base model and data, if they agree)", metavar="ID"
     )
-    base_model: str | None = option(
-        None, "the base model on the Hub that training continued from (default: from the run)", metavar="OWNER/NAME"
+    base_model: tuple[str, ...] = option(
+        (),
+        "the name on the Hub of a model it was made from, if that was a folder; NAME as the card has it, by default "
+        "the first; can be repeated",
+        metavar="[NAME=]OWNER/NAME",
     )
     private_images: bool = option(False, "show test images of private tasks too (default: leave them out)")
     watts: float | None = option(
@@ -46,5 +49,6 @@ class CardOptions:
         for name, needed in (("benchmark", "results"), ("watts", "run"), ("grid", "watts")):
             if getattr(self, name) is not None and getattr(self, needed) is None:
                 raise OptionError(name, f"has no effect without {needed}; give both")
-        check_hub_names([name for name in [self.repo_id, self.base_model, *self.dataset_id] if name])
+        bases = [word.rpartition("=")[2] for word in self.base_model]
+        check_hub_names([name for name in [self.repo_id, *bases, *self.dataset_id] if name])
         check_hub_names([self.benchmark] if self.benchmark else [], owner=True)

@@ -24,6 +24,7 @@ from ..inputs.results import (
     way_words,
 )
 from ..inputs.run import RunSummary, group_of
+from .base import SENTENCES, START, BaseModel
 from .facts import CardFacts
 
 
@@ -80,7 +81,7 @@ def _training(facts: CardFacts) -> dict[str, Any]:
     final = run.final if run is not None else {}
     return {
         "objective": facts.model.objective,
-        "start": _start(facts),
+        "origin": _origin(facts),
         "run": run,
         "final_losses": [(name, value) for name, value in final.items() if group_of(name) == "loss"],
         "final_watch": [(name, value) for name, value in final.items() if group_of(name) == "watch"],
@@ -88,15 +89,19 @@ def _training(facts: CardFacts) -> dict[str, Any]:
     }
 
 
-def _start(facts: CardFacts) -> str:
-    """A sentence on the initial weights of training, "" if unknown."""
-    if facts.base is not None:
-        base = plain(facts.base.name)
-        where = f"[{base}](https://huggingface.co/{facts.base.name})" if facts.base.on_hub else f"the model {base}"
-        if facts.base.teaches:
-            return f"It was distilled from {where}, kept frozen; that model's training data shaped this one too."
-        return f"Training continued from the weights of {where}; that model's training data is in this one too."
-    return "Training began with random weights." if facts.run is not None and facts.run.config else ""
+def _origin(facts: CardFacts) -> str:
+    """Sentences on the weights behind the model, "" if unknown."""
+    if facts.bases is None:
+        return ""
+    sentences = [SENTENCES[base.role].format(_linked(base)) for base in facts.bases]
+    if all(base.role != START for base in facts.bases):
+        sentences.insert(0, "Training began with random weights.")
+    return " ".join(sentences)
+
+
+def _linked(base: BaseModel) -> str:
+    name = plain(base.name)
+    return f"[{name}](https://huggingface.co/{base.name})" if base.on_hub else f"the model {name}"
 
 
 def _settings(run: RunSummary | None) -> str:

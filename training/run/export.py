@@ -64,7 +64,7 @@ def write_model_folder(
             size = _save_timm(temporary, module, tensors, config, lineage.provenance.licences)
         (temporary / "training_config.yaml").write_text(to_yaml(_public(config)), encoding="utf-8")
         (temporary / "README.md").write_text(card_stub(config, size, step), encoding="utf-8")
-        objective = Objective(config.title, config.summary, config.source, flops_per_image)
+        objective = Objective(config.title, *config.words, flops_per_image)
         write_objective(temporary, objective)
         lineage.write(temporary)
 
@@ -123,7 +123,7 @@ tags: [biovfm, medical-imaging, self-supervised, {tag_of(config.title)}]
 
 # {size}, pretrained with {config.title}
 
-Self-supervised pretraining with BioVFM-HF by {config.summary}: {step:,} steps of {config.batch.size:,} images
+Self-supervised pretraining with BioVFM-HF by {config.words[0]}: {step:,} steps of {config.batch.size:,} images
 ({step * config.batch.size:,} images seen), crops of {config.augment.global_size} pixels, seed {config.seed}.
 `training_config.yaml` holds every setting. Not evaluated yet; `biovfm card` writes a full card from results.
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from biovfm_hf.cards.origin import Origin, public_name, read_origin, whole_name, write_origin
 from biovfm_hf.cards.provenance import Provenance, hub_provenance, read_provenance, write_provenance
-from biovfm_hf.conversion.provenance import HUB_ID, weights_provenance
+from biovfm_hf.conversion.provenance import weights_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.front_door import encoder_provenance
-from biovfm_hf.hub.network import is_path
+from biovfm_hf.hub.network import is_path, is_repository
 
 from ..settings.config import TrainConfig, is_run
 
@@ -100,7 +100,7 @@ def _provenance_of_origin(origin: Origin, name: str, begun: bool) -> Provenance:
 def _provenance_of_weights(weights: str, name: str, begun: bool) -> Provenance:
     if is_run(weights):
         return _noted(Path(weights), name)
-    is_place = Path(weights).expanduser().exists() or HUB_ID.fullmatch(weights)
+    is_place = Path(weights).expanduser().exists() or is_repository(weights)
     try:
         return _provenance_of_place(weights) if is_place else _provenance_of_encoder(weights)
     except UserError:

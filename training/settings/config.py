@@ -259,6 +259,11 @@ class TrainConfig:
         """Exported model folder -> the weights that it is made from; folders that are not listed are as `model`."""
         return {"model": Origin(self.model.init_from)}
 
+    @property
+    def words(self) -> tuple[str, str]:
+        """What this run does, in a few words for a model card, and the paper it follows."""
+        return self.summary, self.source
+
     def check_pass(self, images: int, processes: int) -> None:
         """Refuse a number of images per pass that the objective cannot use (besides `smallest_batch`).
 

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 import torch
-import yaml
 
 from biovfm_hf import BioVFMConfig, BioVFMImageProcessor, BioVFMModel
+from biovfm_hf.cards.origin import Origin, write_origin
 from biovfm_hf.errors import UserError
 from model_cards.card.command import card
 from model_cards.card.options import CardOptions
@@ -17,8 +17,7 @@ from model_cards.inputs import speed
 @pytest.fixture
 def student(saved_model, tmp_path):
     folder = shutil.copytree(saved_model, tmp_path / "student" / "model")
-    settings = {"method": "distill", "distill": {"teacher": "large"}}
-    (folder / "training_config.yaml").write_text(yaml.safe_dump(settings))
+    write_origin(folder, Origin(teachers=("large",)))
     return folder
 
 

@@ -4,9 +4,9 @@ import json
 import shutil
 
 import pytest
-import yaml
 from huggingface_hub import ModelCard
 
+from biovfm_hf.cards.origin import Origin, write_origin
 from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
 from biovfm_hf.errors import UserError
 from model_cards.card.command import card
@@ -32,7 +32,7 @@ def written(model_dir, **words):
 
 
 def continued_from(model_dir, start):
-    (model_dir / "training_config.yaml").write_text(yaml.safe_dump({"model": {"init_from": start}}))
+    write_origin(model_dir, Origin(start))
 
 
 def licences(data, **texts):
@@ -89,7 +89,52 @@ def test_a_base_in_a_folder_gives_its_licence(model_dir, saved_model, dataset_di
 
 
 def test_a_model_of_random_weights_says_so(model_dir, run_dir):
-    assert "Training began with random weights." in written(model_dir, run=run_dir)
+    assert "Training began with" not in written(model_dir, run=run_dir), "nothing states it"
+    write_origin(model_dir, Origin())
+    assert "Training began with random weights." in written(model_dir)
+
+
+def test_start_teachers_and_anchor_are_all_named(model_dir):
+    write_origin(model_dir, Origin("you/base", ("timm:hf-hub:you/large?depth=1", "rad-dino"), ("you/base",)))
+    made = card(CardOptions(model_dir))
+    text = made.path.read_text()
+    assert ModelCard(text).data.base_model == ["you/base", "you/large"]
+    for sentence in (
+        "continued from the weights of [you/base](https://huggingface.co/you/base);",
+        "distilled from [you/large](https://huggingface.co/you/large), kept frozen;",
+        "distilled from the model rad-dino, kept frozen;",
+        "held to those of [you/base](https://huggingface.co/you/base), kept frozen.",
+        "Distilled from you/large and rad-dino.",
+    ):
+        assert sentence in text
+    assert "random weights" not in text
+    assert [note for note in made.notes if "base_model" in note] == [
+        "base_model is left out for rad-dino, which is no name on the Hub; if the Hub has it: "
+        "--base-model rad-dino=OWNER/NAME"
+    ]
+    named = written(model_dir, base_model=["rad-dino=microsoft/rad-dino", "my/base"])
+    assert ModelCard(named).data.base_model == ["my/base", "you/large", "microsoft/rad-dino"]
+    write_origin(model_dir, Origin(teachers=("large",)))
+    text = written(model_dir)
+    assert "Training began with random weights. It was distilled from the model large, kept frozen;" in text
+    with pytest.raises(UserError, match=r"--base-model small: .* was not made from it; its base models are large$"):
+        written(model_dir, base_model="small=you/small")
+
+
+def test_each_student_of_a_run_has_its_own_origin(model_dir, saved_model, run_dir, tmp_path):
+    """The run knows the folders, so that a folder's licence is read."""
+    base = shutil.copytree(saved_model, tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    write_origin(run / "origins" / "model", Origin(str(base)))
+    write_origin(run / "origins" / "model_small", Origin())
+    write_origin(model_dir, Origin("base"))
+    assert "the base model base is not known" in written(model_dir)
+    text = written(model_dir, run=run)
+    assert "the weights of the model base;" in text and "the base model base is not known" not in text
+    write_origin(model_dir, Origin())
+    text = written(model_dir, run=run)
+    assert "Training began with random weights." in text and "continued from" not in text
 
 
 def test_an_unknown_licence_is_stated_and_never_assumed(model_dir, dataset_dir):

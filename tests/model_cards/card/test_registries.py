@@ -60,4 +60,4 @@ def test_a_field_and_a_section_are_added_by_one_entry_each(full, monkeypatch, tm
 
 
 def test_facts_are_whole(bare):
-    assert {field.name for field in dataclasses.fields(bare)} >= {"model", "run", "dataset", "base", "licence"}
+    assert {field.name for field in dataclasses.fields(bare)} >= {"model", "run", "dataset", "bases", "licence"}

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from biovfm_hf import BioVFMConfig
+from biovfm_hf.cards.objective import read_objective
+from biovfm_hf.cards.origin import Origin, read_origin
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 from biovfm_hf.positions import rotary_periods
@@ -70,6 +72,9 @@ def test_a_narrower_student_learns_the_scores_and_goes_on_bit_for_bit(
     assert equal(whole, run(image_folder, tmp_path / "run", *words))
     exported = BioVFMConfig.from_pretrained(tmp_path / "run" / "model")
     assert exported.hidden_size == 16
+    assert read_origin(tmp_path / "run" / "model") == Origin(teachers=("run",))
+    words = read_objective(tmp_path / "run" / "model")
+    assert words and "frozen network" in words.summary and "moving average" not in words.summary
     later = run(image_folder, tmp_path / "later", *STUDENT, *HEADS, f"model.init_from={tmp_path / 'run'}",
                 "optim.base_lr=0", "teacher.momentum=1.0")  # fmt: skip
     assert equal(named(later, "teacher."), named(whole, "followed.")), "its average teaches the next run"

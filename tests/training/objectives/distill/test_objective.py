@@ -24,12 +24,12 @@ from transformers import (
 )
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
+from biovfm_hf.cards.origin import Origin, read_origin
 from biovfm_hf.cards.provenance import read_provenance
 from biovfm_hf.conversion.dinov3 import LICENCE as DINOV3_LICENCE
 from biovfm_hf.conversion.read import read_encoder
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
-from model_cards.card.base import find_base
 from tests.own_model import OWN_MODEL
 from training.command import pretrain
 from training.config_file import config_from_tree, load_config, parse_overrides
@@ -317,8 +317,7 @@ def test_the_student_takes_along_what_binds_the_teacher(teacher: Path, image_fol
     (teacher / "provenance.json").write_text(json.dumps(marks))
     model = run(image_folder, tmp_path / "run", teacher)
     assert read_provenance(model) == read_provenance(teacher) and read_provenance(model).is_private
-    base = find_base(model, None, None)
-    assert base is not None and base.name == "teacher"
+    assert read_origin(model) == Origin(teachers=("teacher",))
 
 
 def test_a_teacher_that_is_missing_unreadable_or_of_other_channels_is_told(
