@@ -202,7 +202,8 @@ class DINOTrainConfig(TrainConfig):
         if group and (group % images or images * processes % group):
             raise UserError(
                 f"dino.koleo_group {group} must be a multiple of the {images} images of a process's pass, and divide "
-                f"the {images * processes} of all processes; change it, or batch.per_process"
+                f"the {images * processes} of all processes; give dino.koleo_group=0, which searches within each "
+                "pass, or another batch.per_process"
             )
         if self.dino.koleo_neighbours >= (group or images):
             raise UserError(
