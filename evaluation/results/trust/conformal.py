@@ -7,8 +7,9 @@ probability, on average over calibration sets. A class-conditional threshold gua
 calibration split that was used to choose the model, its temperature or its thresholds is not quite exchangeable.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -129,11 +130,15 @@ def aps(calibration: Calibration, probabilities: np.ndarray, coverage: float) ->
 def raps(calibration: Calibration, probabilities: np.ndarray, coverage: float) -> np.ndarray:
     """RAPS sets (n, C). A fifth of the calibration cases chooses the penalty for small sets and is then left out."""
     order = np.random.default_rng(calibration.seed).permutation(len(calibration.labels))
-    parts = np.split(order, [max(int(TUNING_SHARE * len(order)), 1)])
+    parts = np.split(order, [_tuning_cases(len(order))])
     tuning, rest = (
         Calibration(calibration.probabilities[part], calibration.labels[part], calibration.seed) for part in parts
     )
     return _cumulated_sets(choose_penalty(tuning, coverage), rest, probabilities, coverage)
+
+
+def _tuning_cases(calibrated: int) -> int:
+    return max(int(TUNING_SHARE * calibrated), 1)
 
 
 def choose_penalty(tuning: Calibration, coverage: float) -> Cumulated:
@@ -154,8 +159,67 @@ def _cumulated_sets(
     return sets_below(scores(probabilities, calibration.noise(len(probabilities), 1)), limit)
 
 
-SetMaker = Callable[[Calibration, np.ndarray, float], np.ndarray]
-METHODS: dict[str, SetMaker] = {"lac": lac, "aps": aps, "raps": raps, "class_conditional": class_conditional}
+@dataclass(frozen=True)
+class Share:
+    """Test cases with a common threshold: their number, that of its calibration cases, and of the ranks left out.
+
+    The score of a test case has one of calibrated + 1 ranks among those of the calibration cases, all equally likely;
+    `left_out` of them are beyond the threshold.
+    """
+
+    tested: int
+    calibrated: int
+    left_out: int
+
+    def chances(self) -> np.ndarray:
+        """The probability (tested + 1,) of each number of covered cases.
+
+        The coverage of a threshold from n calibration cases that leaves out l ranks is distributed as Beta(n + 1 - l,
+        l) (Vovk 2012). The test cases add their own variation, which makes it beta-binomial.
+        """
+        from scipy.stats import betabinom
+
+        counts = np.arange(self.tested + 1)
+        if self.left_out < 1:
+            return (counts == self.tested).astype(np.float64)
+        return betabinom(self.tested, self.calibrated + 1 - self.left_out, self.left_out).pmf(counts)
+
+
+def _one_share(labels: np.ndarray, tested: np.ndarray, coverage: float) -> list[Share]:
+    left_out = int(np.floor((len(labels) + 1) * (1 - coverage) + TOLERANCE))
+    return [Share(len(tested), len(labels), left_out)]
+
+
+def _without_tuning(labels: np.ndarray, tested: np.ndarray, coverage: float) -> list[Share]:
+    return _one_share(labels[_tuning_cases(len(labels)) :], tested, coverage)
+
+
+def _by_class(labels: np.ndarray, tested: np.ndarray, coverage: float) -> list[Share]:
+    shares = []
+    for label in np.unique(tested):
+        own = int((labels == label).sum())
+        p_values = np.arange(1, own + 2) / (own + 1)
+        shares.append(Share(int((tested == label).sum()), own, int((p_values < 1 - coverage).sum())))
+    return shares
+
+
+@dataclass(frozen=True)
+class Method:
+    """How sets (n, C) are made, and the shares of the test cases with a threshold of their own.
+
+    `shares` takes the calibration labels (m,), the test labels (n,) and the coverage.
+    """
+
+    make: Callable[[Calibration, np.ndarray, float], np.ndarray]
+    shares: Callable[[np.ndarray, np.ndarray, float], list[Share]] = _one_share
+
+
+METHODS = {
+    "lac": Method(lac),
+    "aps": Method(aps),
+    "raps": Method(raps, _without_tuning),
+    "class_conditional": Method(class_conditional, _by_class),
+}
 
 
 def measure_sets(sets: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -190,16 +254,14 @@ def clopper_pearson(successes: int, cases: int, tail: float = 0.05) -> tuple[flo
     return float(low), float(high)
 
 
-def coverage_range(calibrated: int, tested: int, coverage: float, tail: float = 0.05) -> tuple[float, float]:
-    """The range in which the coverage measured on `tested` cases lies 95 % of the time, by chance alone.
+def coverage_range(shares: Sequence[Share], tail: float = 0.05) -> tuple[float, float]:
+    """The range in which the coverage measured on all test cases lies 95 % of the time, by chance alone.
 
-    The coverage from a calibration set of n cases is distributed as Beta(n + 1 - l, l) with l = floor((n + 1)(1 -
-    coverage)) (Vovk 2012). The test cases add their own variation, which makes it beta-binomial.
+    It is for scores without ties. Shares are independent, so the number of covered cases is the sum of theirs.
     """
-    from scipy.stats import betabinom
+    from scipy.signal import convolve
 
-    left_out = int(np.floor((calibrated + 1) * (1 - coverage) + TOLERANCE))
-    if left_out < 1:
-        return 1.0, 1.0
-    counts = betabinom(tested, calibrated + 1 - left_out, left_out).ppf([tail / 2, 1 - tail / 2])
-    return float(counts[0] / tested), float(counts[1] / tested)
+    chances = reduce(convolve, (share.chances() for share in shares))
+    low, high = np.searchsorted(np.cumsum(chances), [tail / 2, 1 - tail / 2])
+    tested = len(chances) - 1
+    return float(low / tested), float(high / tested)

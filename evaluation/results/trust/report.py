@@ -108,9 +108,9 @@ def _conformal_row(
     val: Column, test: Column, method: str, coverage: float, seed: int, groups: dict[str, np.ndarray]
 ) -> Row:
     calibration = Calibration(val.probabilities, val.labels, seed)
-    sets = METHODS[method](calibration, test.probabilities, coverage)
+    sets = METHODS[method].make(calibration, test.probabilities, coverage)
     measured = measure_sets(sets, test.labels)
-    low, high = coverage_range(len(val.labels), len(test.labels), coverage)
+    low, high = coverage_range(METHODS[method].shares(val.labels, test.labels, coverage))
     return {
         "column": test.name, "method": method, "promised": coverage, "expected_low": low, "expected_high": high,
         "as_expected": bool(low <= measured["coverage"] <= high), **measured,

@@ -25,7 +25,7 @@ def test_the_promise_of_a_threshold_is_exact_over_who_is_left_out(seed, n, cover
 def probabilities(rng, n):
     """Random probabilities (n, 4) and labels (n,) that they are right about."""
     rows = rng.dirichlet(np.full(4, 0.5), n)
-    return rows, np.array([rng.choice(4, p=row) for row in rows])
+    return rows, np.minimum((rng.random((n, 1)) > rows.cumsum(axis=1)).sum(axis=1), 3)
 
 
 @pytest.mark.parametrize("method", [conformal.lac, conformal.class_conditional, conformal.aps])
@@ -38,15 +38,24 @@ def test_sets_grow_with_the_required_coverage(method, seed, low):
     assert (small <= large).all()
 
 
-@pytest.mark.parametrize("method", [conformal.lac, conformal.class_conditional, conformal.aps, conformal.raps])
-def test_measured_coverage_lies_where_chance_puts_it(method):
-    rng, covered = np.random.default_rng(1), []
-    for _ in range(40):
-        calibration, (tested, labels) = conformal.Calibration(*probabilities(rng, 200)), probabilities(rng, 200)
-        covered.append(method(calibration, tested, 0.9)[np.arange(200), labels].mean())
-    low, high = conformal.coverage_range(200, 200, 0.9)
-    inside = np.mean([low <= share <= (1 if method is conformal.class_conditional else high) for share in covered])
-    assert inside >= 0.85 and 0.89 <= np.mean(covered) <= (0.94 if method is conformal.class_conditional else 0.92)
+@pytest.mark.parametrize("name", conformal.METHODS)
+def test_measured_coverage_lies_where_chance_puts_it(name):
+    rng, outside, covered = np.random.default_rng(1), [], []
+    method = conformal.METHODS[name]
+    for seed in range(150):
+        (scores, labels), (tested, truth) = probabilities(rng, 60), probabilities(rng, 400)
+        sets = method.make(conformal.Calibration(scores, labels, seed), tested, 0.9)
+        low, high = conformal.coverage_range(method.shares(labels, truth, 0.9))
+        covered.append(conformal.true_scores(sets, truth).mean())
+        outside.append(not low <= covered[-1] <= high)
+    assert 0.01 <= np.mean(outside) <= 0.1 and 0.89 <= np.mean(covered) <= 0.96
+
+
+def test_shares_with_thresholds_of_their_own_add_up():
+    share = conformal.Share(tested=1, calibrated=9, left_out=1)  # covered with probability 0.9
+    np.testing.assert_allclose(share.chances(), [0.1, 0.9])
+    assert conformal.coverage_range([share, share]) == (0.5, 1.0)  # 0, 1, 2 of 2: 0.01, 0.18, 0.81
+    assert conformal.coverage_range([conformal.Share(7, 3, 0)]) == (1.0, 1.0)
 
 
 @settings(max_examples=40, deadline=None)
