@@ -3,7 +3,8 @@
 Protocol `biovfm` repeats the published evaluation: thresholds by validation MCC over scikit-learn's ROC thresholds,
 resample i drawn by `RandomState(i).randint(0, n, n)`, interval from the 25th to the 975th of 1,000 sorted values.
 Protocol `fast` takes thresholds midway between validation scores, draws independent streams from one seed, can
-resample within strata and by subject, and takes interpolated percentiles of the resamples that define the metric.
+resample within strata and by subject, and takes interpolated percentiles of the resamples that define the metric, by
+the same rule for all metrics as on a whole split.
 
 How such intervals behave: they cover the sampling of test cases, not of training seeds. In 1,000 simulated studies
 with normal scores, the nominal 95 % interval of the AUC contained the true value 94 % of the time with 100 positives
@@ -185,8 +186,14 @@ def _unit_strata(units: np.ndarray, stratify: np.ndarray | None, n: int) -> list
 
 
 def resampled_metrics(scorer: Scorer, resampler: Resampler, resamples: int) -> dict[str, np.ndarray]:
-    """Metrics of every resample: {name: (resamples,) float64}, NaN where a resample leaves a metric undefined."""
-    blocks = [scorer(weights) for weights in resampler.blocks(resamples)]
+    """Metrics of every resample: {name: (resamples,) float64}, NaN where a resample leaves a metric undefined.
+
+    Under `fast` that is where the same cases as a split of their own would leave it undefined (`metrics.reasons`), so
+    recall, F1 and MCC leave out the resamples that AUC leaves out. Under `biovfm` they are 0 there, as its authors
+    count them.
+    """
+    value = scorer if resampler.protocol == "biovfm" else scorer.defined
+    blocks = [value(weights) for weights in resampler.blocks(resamples)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in scorer.names}
 
 

@@ -220,6 +220,25 @@ class Scorer:
         weighted = Weighted(self, weights)
         return {name: METRICS[name].value(weighted) for name in self.names}
 
+    def defined(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """As `__call__`, but NaN where the weighted samples lack what a metric needs, as `reasons` says of a split."""
+        drawn = self.split.columns.T.astype(weights.dtype) @ weights
+        empty, full = drawn == 0, drawn == weights.sum(axis=0)
+        if self.classes:
+            lacking = {Needs.EVERY_CLASS: empty.any(axis=0), Needs.TWO_CLASSES: full.any(axis=0)}
+        else:
+            lacking = {
+                Needs.POSITIVES: empty.any(axis=0),
+                Needs.NEGATIVES: full.any(axis=0),
+                Needs.ANY_POSITIVE: empty.all(axis=0),
+            }
+        values = self(weights)
+        for need, where in lacking.items():
+            for name in self.names:
+                if need in METRICS[name].needs:
+                    values[name] = np.where(where, np.nan, values[name])
+        return values
+
 
 class Weighted:
     """The samples of a split under weights (n, B): the inputs of metrics, each computed once when needed."""

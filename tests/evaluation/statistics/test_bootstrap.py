@@ -14,6 +14,7 @@ from sklearn.utils import resample
 from biovfm_hf.errors import UserError
 from evaluation.statistics import bootstrap
 from evaluation.statistics.kinds import BINARY, MULTICLASS, MULTILABEL
+from evaluation.statistics.metrics import Scorer, point_metrics
 from evaluation.statistics.split import checked_split
 
 
@@ -151,6 +152,33 @@ def test_three_samples_state_what_is_undefined():
     assert found["accuracy"]["low"] == 1.0
 
 
+def test_resamples_without_a_positive_count_for_no_metric_that_needs_one():
+    labels = np.r_[np.ones(2), np.zeros(48)]
+    found = intervals(BINARY, labels, 0.1 + 0.8 * labels, np.array([0.5]), protocol="fast")
+    left_out = found["auc"]["undefined_resamples"]
+    assert abs(left_out / 1000 - 0.96**50) < 0.03  # neither of the two is drawn
+    for name in ("auc", "mcc", "balanced_accuracy", "f1_macro", "f1_micro", "recall_macro", "recall_micro"):
+        assert found[name] == {"value": 1, "mean": 1, "low": 1, "high": 1, "undefined_resamples": left_out}
+    assert "undefined_resamples" not in found["accuracy"]
+    published = intervals(BINARY, labels, 0.1 + 0.8 * labels, np.array([0.5]))  # the authors count 0
+    assert published["recall_macro"]["low"] == 0 and "undefined_resamples" not in published["recall_macro"]
+
+
+@pytest.mark.parametrize("task", [MULTICLASS, MULTILABEL])
+def test_a_resample_is_undefined_where_it_would_be_as_a_split(task):
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 3, 7) if task == MULTICLASS else rng.integers(0, 2, (7, 2))
+    scores = rng.random((7, 3 if task == MULTICLASS else 2))
+    split = checked_split(task, labels, scores).decided_at(np.full(2, 0.5))
+    resampler = bootstrap.Resampler(7, "fast", 0)
+    drawn = bootstrap.resampled_metrics(Scorer(split), resampler, 60)
+    for number in range(60):
+        taken = np.repeat(np.arange(7), resampler.counts(number))
+        alone = checked_split(task, labels[taken], scores[taken]).decided_at(np.full(2, 0.5))
+        for name, value in point_metrics(alone).items():
+            assert drawn[name][number] == pytest.approx(np.nan if value is None else value, nan_ok=True), name
+
+
 def test_an_undefined_metric_is_none_with_its_reason():
     found = intervals(BINARY, np.zeros(9), np.linspace(0, 1, 9), np.array([0.5]), n=20)
     assert found["auc"] == {
@@ -206,7 +234,7 @@ def test_subject_intervals_equal_a_loop_of_scikit_learn_calls(seed, people, stra
         taken = np.repeat(np.arange(len(labels)), resampler.counts(number))
         y, p = labels[taken], scores[taken]
         drawn["auc"].append(roc_auc_score(y, p) if 0 < y.mean() < 1 else np.nan)
-        drawn["mcc"].append(matthews_corrcoef(y, p > 0.5))
+        drawn["mcc"].append(matthews_corrcoef(y, p > 0.5) if 0 < y.mean() < 1 else np.nan)
         drawn["brier"].append(brier_score_loss(y, p))
     for name, values in drawn.items():
         ends = np.nanquantile(values, [0.025, 0.975])
