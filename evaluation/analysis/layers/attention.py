@@ -1,7 +1,7 @@
 """Measures of attention matrices: distance, entropy, and mutual information with the query's place.
 
-All take attention (..., N, N) whose rows sum to 1 and whose last h * w tokens are the patches. They return one value
-for each of the leading axes (images, heads).
+All take attention whose rows sum to 1: (..., N, N) over all tokens, of which the last h * w are the patches, or
+(..., P, P) among these. They return one value for each of the leading axes (images, heads).
 """
 
 import numpy as np
@@ -35,6 +35,9 @@ def attention_entropy(attention: np.ndarray) -> np.ndarray:
     """Mean entropy (...) of the rows in nats: 0 if each looks at one token, ln N if it looks at all tokens equally.
 
     Registers that take much of the attention lower it.
+
+    Args:
+        attention: (..., N, N) over all tokens, class token and registers too.
     """
     wide = attention.astype(np.float64)
     return -(wide * np.log(np.where(wide > 0, wide, 1.0))).sum(axis=-1).mean(axis=-1)

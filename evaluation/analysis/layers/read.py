@@ -37,9 +37,9 @@ class Heads:
     """Attention measures of each head of each layer (L, H), averaged over images.
 
     Attributes:
-        distance: in pixels of the input.
-        entropy: in nats.
-        nmi: normalised mutual information, 0 to 1.
+        distance: among patches, in pixels of the input.
+        entropy: of the rows over all tokens, in nats.
+        nmi: normalised mutual information among patches, 0 to 1.
     """
 
     distance: np.ndarray
