@@ -24,7 +24,12 @@ def size_name(config: Mapping[str, Any]) -> str | None:
 
 
 def size_words(config: Mapping[str, Any]) -> str:
-    """The name of the size, or else its width and blocks: `ViT of width 64 with 4 blocks`."""
+    """The name of the size, or else its width and blocks: `ViT of width 64 with 4 blocks`.
+
+    A folder of timm names its network.
+    """
+    if config.get("architecture"):
+        return f"{config['architecture']} of timm"
     width, blocks = config.get("hidden_size"), config.get("num_hidden_layers")
     if name := size_name(config):
         return name

@@ -30,7 +30,8 @@ def metadata(facts: CardFacts) -> Any:
 def _tags(facts: CardFacts) -> list[str]:
     objective = facts.model.objective
     recipe = objective.tag if objective else str(facts.model.config.get("initialization") or "")
-    tags = ["biovfm", "medical", "biomedical-imaging", "self-supervised-learning", "vit"]
+    kind = "vit" if facts.model.of_timm is None else "timm"
+    tags = ["biovfm", "medical", "biomedical-imaging", "self-supervised-learning", kind]
     return [*tags, recipe] if recipe else tags
 
 

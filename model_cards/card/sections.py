@@ -44,7 +44,8 @@ def head(facts: CardFacts) -> dict[str, Any]:
 
 def _description(facts: CardFacts) -> str:
     model, run = facts.model, facts.run
-    article = f"{size_words(model.config)}, a vision transformer for biomedical images"
+    kind = "vision transformer" if model.of_timm is None else "network"
+    article = f"{size_words(model.config)}, a {kind} for biomedical images"
     text = f"{plain(article)} with {formats.short_count(model.parameters)} parameters"
     if run is None:
         return f"{text}, of the {plain(model.family)} family."
@@ -54,11 +55,14 @@ def _description(facts: CardFacts) -> str:
 
 
 def _usage(facts: CardFacts) -> dict[str, Any]:
-    return {"model_id": facts.model_id, "first_patch": 1 + int(facts.model.config.get("num_register_tokens") or 0)}
+    model = facts.model
+    first_patch = 1 + int(model.config.get("num_register_tokens") or 0)
+    return {"model_id": facts.model_id, "first_patch": first_patch, "of_timm": model.of_timm is not None}
 
 
 def _limits(facts: CardFacts) -> dict[str, Any]:
-    return {"image_size": plain(facts.model.config.get("image_size", "not stated"))}
+    side = facts.model.image_size
+    return {"image_size": f"{plain(side)} x {plain(side)} pixels" if side else "a size that is not stated"}
 
 
 def _data(facts: CardFacts) -> dict[str, Any]:
@@ -156,7 +160,7 @@ def _telling_ways(records: list[Record]) -> list[str]:
 
 
 def _files(facts: CardFacts) -> dict[str, Any]:
-    return {"model": facts.model, "size": size_words(facts.model.config), **_limits(facts)}
+    return {"model": facts.model, "size": size_words(facts.model.config)}
 
 
 def _by_count(counts: dict[Any, int]) -> list[tuple[Any, int]]:

@@ -40,6 +40,45 @@ class ModelSummary:
         recipe = str(self.config.get("initialization") or self.config.get("model_type") or "")
         return FAMILY_WORDS.get(recipe, recipe or "not stated")
 
+    @property
+    def of_timm(self) -> dict[str, Any] | None:
+        """What timm states of how images are prepared, if the folder is of a network of timm."""
+        stated = self.config.get("pretrained_cfg")
+        return stated if "architecture" in self.config and isinstance(stated, dict) else None
+
+    @property
+    def image_size(self) -> Any:
+        """The side of its images in pixels; None if the folder does not state it."""
+        timm = self.of_timm
+        if timm is None:
+            return self.config.get("image_size")
+        return next(iter(reversed(timm.get("input_size") or ())), None)
+
+    @property
+    def normalisation(self) -> tuple[Any, Any] | None:
+        """Mean and standard deviation of its pixels; None if the folder does not state them."""
+        timm = self.of_timm
+        names = ("image_mean", "image_std") if timm is None else ("mean", "std")
+        stated = self.processor if timm is None else timm
+        mean, std = (stated.get(name) for name in names)
+        return (mean, std) if mean else None
+
+    @property
+    def dimensions(self) -> list[tuple[str, str]]:
+        """Rows of a table: the dimensions that the folder states."""
+        config, side = self.config, self.image_size
+        rows = []
+        if config.get("hidden_size"):
+            names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+            rows.append(("Width, blocks, heads", ", ".join(str(config.get(name, "not stated")) for name in names)))
+        elif config.get("num_features"):
+            rows.append(("Width of its features", str(config["num_features"])))
+        if side and config.get("patch_size"):
+            rows.append(("Patch and image size", f"{config['patch_size']} and {side} pixels"))
+        elif side:
+            rows.append(("Image size", f"{side} pixels"))
+        return rows
+
 
 def summarise_model(folder: Path) -> ModelSummary:
     """Read a model folder's config, processor and weight headers; no weight is loaded.

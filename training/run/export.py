@@ -104,7 +104,7 @@ def _save_timm(
     settings = read_object(folder / "config.json")
     settings.get("model_args", {}).pop("num_classes", None)  # transformers passes it too, and twice is an error
     write_text(folder / "config.json", json.dumps(settings, indent=1))
-    return f"{name} of timm"
+    return size_words(settings)
 
 
 def _public(config: TrainConfig) -> TrainConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save, save_file
 from torch.testing import assert_close
 from transformers import (
@@ -30,6 +31,8 @@ from biovfm_hf.conversion.dinov3 import LICENCE as DINOV3_LICENCE
 from biovfm_hf.conversion.read import read_encoder
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
+from model_cards.card.command import card
+from model_cards.card.options import CardOptions
 from tests.own_model import OWN_MODEL
 from training.command import pretrain
 from training.config_file import config_from_tree, load_config, parse_overrides
@@ -179,7 +182,7 @@ def test_students_share_the_teachers_pass_and_learn_as_if_alone(
 
 
 def test_a_convnet_of_timm_learns_too_and_is_a_folder_that_timm_and_transformers_load(
-    teacher: Path, image_folder: Path, tmp_path: Path
+    teacher: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["distill.students={conv: {timm: test_convnext}}"]
     run(image_folder, tmp_path / "run", teacher, *words)
@@ -197,6 +200,16 @@ def test_a_convnet_of_timm_learns_too_and_is_a_folder_that_timm_and_transformers
     assert "test_convnext of timm" in (folder / "README.md").read_text()
     stated = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
     assert not stated.get("license"), "timm's licence is that of its own weights"
+    text = card(CardOptions(folder)).path.read_text()
+    assert r"test\_convnext of timm, a network" in text and "vision transformer" not in text
+    assert "| Image size | 32 pixels |" in text and "distilled from the model teacher, kept frozen" in text
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code and "random weights" in text
+    Image.new("RGB", (40, 48)).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    exec(code[1].replace('"model_conv"', f'"{folder}"'), found)
+    assert_close(found["features"].mean(dim=(2, 3)), found["vector"])
     estimate = describe(load_config("distill_smoke", parse_overrides([*SMALL, f"distill.teacher={teacher}", *words])),
                         method_of("distill"))  # fmt: skip
     assert "GFLOP an image" in estimate
