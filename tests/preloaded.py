@@ -4,6 +4,9 @@ Most of what a command of ours costs in a test is the import of torch and transf
 `python()` is the path of an executable that takes `-m MODULE`, `-c CODE` or a script with its words, as
 `sys.executable` does: the same environment, folder, streams, signals and exit status, in a process of its own, whose
 number `number_of` tells. Tests of what is imported when, or of the interpreter itself, use `sys.executable`.
+
+A server of `python()` is itself a fork, of one that has torch and other packages that read no setting of the Hub;
+`with_torch()` begins there. A server of other settings so costs two seconds instead of seven.
 """
 
 import array
@@ -19,16 +22,17 @@ import tempfile
 import time
 from pathlib import Path
 
-HEAVY = (
-    "torch", "torch._dynamo", "torch.distributed.tensor", "torchvision", "transformers", "transformers.modeling_utils",
-    "transformers.loss.loss_utils", "transformers.quantizers", "transformers.integrations.finegrained_fp8", "datasets",
-    "accelerate", "scipy.stats", "sklearn.linear_model", "safetensors.torch",
+FIRST = ("torch", "torch._dynamo", "torch.distributed.tensor", "torchvision", "scipy.stats", "sklearn.linear_model",
+         "safetensors.torch")  # fmt: skip
+THEN = (
+    "transformers", "transformers.modeling_utils", "transformers.loss.loss_utils", "transformers.quantizers",
+    "transformers.integrations.finegrained_fp8", "datasets", "accelerate",
 )  # fmt: skip
 # huggingface_hub and transformers read these when they are imported, so each set of them has a server of its own
 READ_AT_IMPORT = ("HF_", "TRANSFORMERS_", "HUGGINGFACE_")
 READ_LATER = ("HF_TOKEN", "HF_MODULES_CACHE")  # by huggingface_hub, and by `_become`
 KILL = signal.SIGUSR2
-_servers: dict[tuple, tuple[str, subprocess.Popen]] = {}
+_servers: dict[tuple | None, tuple[str, subprocess.Popen]] = {}
 
 
 def python(environment: dict[str, str] | None = None) -> str:
@@ -36,10 +40,12 @@ def python(environment: dict[str, str] | None = None) -> str:
     variables = os.environ if environment is None else environment
     fixed = {name: value for name, value in variables.items()
              if name.startswith(READ_AT_IMPORT) and name not in READ_LATER}  # fmt: skip
-    key = tuple(sorted(fixed.items()))
-    if key not in _servers or _servers[key][1].poll() is not None:
-        _servers[key] = _start({name: value for name, value in variables.items() if name not in READ_LATER})
-    return _servers[key][0]
+    return _server(tuple(sorted(fixed.items())), {n: value for n, value in variables.items() if n not in READ_LATER})
+
+
+def with_torch() -> str:
+    """The executable whose processes begin with torch, and without transformers, huggingface_hub and datasets."""
+    return _server(None, dict(os.environ))
 
 
 def send(process: subprocess.Popen, number: int) -> None:
@@ -55,19 +61,24 @@ def number_of(process: subprocess.Popen) -> int:
     return int(file.read_text())
 
 
-def _start(environment: dict[str, str]) -> tuple[str, subprocess.Popen]:
+def _server(key: tuple | None, environment: dict[str, str]) -> str:
+    """The executable of the server of `key`; None is the first one, which the others are forks of."""
+    if key not in _servers or _servers[key][1].poll() is not None:
+        interpreter, modules = (sys.executable, FIRST) if key is None else (with_torch(), THEN)
+        _servers[key] = _start(environment, interpreter, modules)
+    return _servers[key][0]
+
+
+def _start(environment: dict[str, str], interpreter: str, modules: tuple[str, ...]) -> tuple[str, subprocess.Popen]:
     folder = Path(tempfile.mkdtemp(prefix="preloaded-"))
-    executable = folder / "python"
-    executable.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {__file__} {folder / "socket"} "$@"\n')
+    executable, place = folder / "python", folder / "socket"
+    executable.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {__file__} {place} "$@"\n')
     executable.chmod(0o755)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listening.bind(str(folder / "socket"))
-    listening.listen(64)
     server = subprocess.Popen(  # its standard input ends with this process, and so does it
-        [sys.executable, __file__, "--serve", str(listening.fileno())],
-        env=environment, pass_fds=[listening.fileno()], stdin=subprocess.PIPE, cwd=folder,
-    )  # fmt: skip
-    listening.close()
+        [interpreter, __file__, "--serve", str(place), *modules], env=environment, stdin=subprocess.PIPE, cwd=folder
+    )
+    while not place.exists() and server.poll() is None:
+        time.sleep(0.005)
     atexit.register(_stop, folder, server)
     return str(executable), server
 
@@ -83,13 +94,20 @@ def _stop(folder: Path, server: subprocess.Popen) -> None:
 # --- the server ----------------------------------------------------------------------------------------------------
 
 
-def serve(listening: socket.socket) -> None:
-    """Fork a process for each caller, until standard input ends."""
+def serve(place: Path, modules: list[str]) -> None:
+    """Load the modules, then fork a process for each caller at the socket `place`, until standard input ends."""
+    import gc
     import importlib
     import select
 
-    for name in HEAVY:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    bound = place.with_suffix(".new")
+    listening.bind(str(bound))
+    listening.listen(64)
+    bound.rename(place)
+    for name in modules:
         importlib.import_module(name)
+    gc.freeze()  # what is here stays: no fork walks over it, or copies it, to find garbage
     woken, wakes = os.pipe()
     os.set_blocking(wakes, False)
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
@@ -143,17 +161,21 @@ def _reap(callers: dict[int, socket.socket]) -> None:
 def _become(task: dict, streams: list[int]) -> None:
     """Be the process that a caller describes: its streams, environment, folder and words."""
     import torch
-    from transformers import dynamic_module_utils
 
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    of_server = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = [folder for folder in sys.path[1:] if folder not in of_server]
     os.environ.clear()
     os.environ.update(task["environment"])
     os.chdir(task["folder"])
     torch.set_num_threads(int(task["environment"].get("OMP_NUM_THREADS", torch.get_num_threads())))
-    modules = dynamic_module_utils.HF_MODULES_CACHE
-    dynamic_module_utils.HF_MODULES_CACHE = task["environment"].get("HF_MODULES_CACHE", modules)
+    if "transformers" in sys.modules:
+        from transformers import dynamic_module_utils
+
+        modules = dynamic_module_utils.HF_MODULES_CACHE
+        dynamic_module_utils.HF_MODULES_CACHE = task["environment"].get("HF_MODULES_CACHE", modules)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os._exit(_status(task["words"]))
 
@@ -198,7 +220,7 @@ def _run(words: list[str]) -> None:
         if words.pop(0) == "-W":
             words.pop(0)
     path = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-    sys.path[:] = path + [folder for folder in sys.path[1:] if folder not in path]
+    sys.path[:] = path + sys.path
     if words[0] == "-c":
         sys.argv = ["-c", *words[2:]]
         sys.path.insert(0, "")
@@ -248,6 +270,6 @@ def call(path: str, words: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--serve":
-        serve(socket.socket(fileno=int(sys.argv[2])))
+        serve(Path(sys.argv[2]), sys.argv[3:])
     else:
         call(sys.argv[1], sys.argv[2:])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .preloaded import number_of, python, send
+from .preloaded import number_of, python, send, with_torch
 
 TELL = "import json, os, sys; print(json.dumps([sys.argv, os.getcwd(), os.environ['A'], sys.stdin.read()]))"
 
@@ -40,7 +40,21 @@ def test_the_end_is_that_of_the_interpreter(code: str) -> None:
 
 def test_torch_is_loaded_and_this_package_is_not() -> None:
     code = "import sys; print('torch' in sys.modules, 'transformers' in sys.modules, 'biovfm_hf' in sys.modules)"
-    assert subprocess.run([python(), "-c", code], capture_output=True, text=True).stdout == "True True False\n"
+    told = [subprocess.run([executable, "-c", code], capture_output=True, text=True).stdout
+            for executable in (python(), with_torch())]  # fmt: skip
+    assert told == ["True True False\n", "True False False\n"]
+
+
+def test_a_process_sees_its_own_folders_and_settings_and_none_of_the_server(tmp_path: Path) -> None:
+    (tmp_path / "training.py").write_text("")
+    code = (
+        "import huggingface_hub, importlib.util, training;"
+        "print(training.__file__, importlib.util.find_spec('evaluation'), huggingface_hub.constants.ENDPOINT)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "HF_ENDPOINT": "http://nowhere"}
+    words = [python(environment), "-c", code]
+    done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path / 'training.py'} None http://nowhere\n"
 
 
 def test_signals_reach_it_and_a_kill_leaves_nothing() -> None:

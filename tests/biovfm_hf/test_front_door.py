@@ -5,7 +5,6 @@ import inspect
 import os
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.front_door import DOORS, open_door
 from biovfm_hf.rooms import load_room_module
 from tests.hub_server.server import HubServer
+from tests.preloaded import with_torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +57,7 @@ def test_examples_run(tmp_path):
         environment |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "hf")}
         environment |= {"HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, "-c", EXAMPLES],
+            [with_torch(), "-c", EXAMPLES],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

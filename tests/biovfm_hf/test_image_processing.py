@@ -22,6 +22,7 @@ import biovfm_hf
 from biovfm_hf.errors import UserError
 from biovfm_hf.fitting import fit
 from biovfm_hf.image_processing_biovfm import BioVFMImageProcessor
+from tests.preloaded import with_torch
 
 RNG = np.random.default_rng(0)
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -505,7 +506,7 @@ class TestSaving:
         )
         environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
         arguments = [str(tmp_path / "saved"), str(tmp_path / "a.png"), str(tmp_path / "out.npy")]
-        subprocess.run([sys.executable, "-c", program, *arguments], check=True, env=environment, cwd=tmp_path)
+        subprocess.run([with_torch(), "-c", program, *arguments], check=True, env=environment, cwd=tmp_path)
         expected = levels(BioVFMImageProcessor(**OPTIONS), image)
         assert np.array_equal(np.load(tmp_path / "out.npy")[0], expected)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.preloaded import with_torch
+
 ROOT = Path(__file__).resolve().parents[2]
 ORDERS = {
     "ours first": "import biovfm_hf; import transformers.models.auto.modeling_auto",
@@ -52,7 +54,7 @@ for name, order in json.loads(sys.argv[1]).items():
 @pytest.fixture(scope="module")
 def answers() -> Iterator[dict[str, list[str]]]:
     done = subprocess.run(
-        [sys.executable, "-c", FORKS, json.dumps(ORDERS)],
+        [with_torch(), "-c", FORKS, json.dumps(ORDERS)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

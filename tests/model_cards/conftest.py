@@ -5,13 +5,13 @@ import json
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from tests.hub_server.server import HubServer
+from tests.preloaded import with_torch
 
 ROOT = Path(__file__).parents[2]
 BIOVFM = "import sys; from biovfm_hf.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -240,7 +240,7 @@ def hub_environment(hub, tmp_path):
 @pytest.fixture
 def interpreter():
     """What runs the code of `client`."""
-    return sys.executable
+    return with_torch()
 
 
 @pytest.fixture

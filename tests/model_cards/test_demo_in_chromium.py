@@ -6,12 +6,13 @@ Needs gradio and Chromium (Debian's package `chromium`); skipped without.
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,15 @@ import pytest
 from model_cards.card import command as card
 from model_cards.demo import command as demo
 from tests.chromium import Chromium, find_chromium
+from tests.preloaded import send, with_torch
 
 from .conftest import BIOVFM
 
-pytest.importorskip("gradio")
-pytest.importorskip("pydicom")
-pytest.importorskip("nibabel")
-pytestmark = pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
+pytestmark = [
+    pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed"),
+    *(pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed")  # its import would take seconds
+      for name in ("gradio", "pydicom", "nibabel")),
+]  # fmt: skip
 
 ALONE = "import sys, runpy; sys.path.insert(0, ''); runpy.run_path('app.py', run_name='__main__')"
 PICTURES = "[...document.querySelectorAll('img')].filter(image => image.naturalWidth > 0).length"
@@ -86,7 +89,7 @@ def space(hub, client, hub_environment, saved_model, make, tmp_path):
     environment = {name: value for name, value in hub_environment.items() if name != "PYTHONPATH"}
     log = (tmp_path / "space.log").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-c", ALONE],
+        [with_torch(), "-c", ALONE],
         cwd=tmp_path / "there",
         env=environment | {"GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"},
         stdout=log,
@@ -96,7 +99,7 @@ def space(hub, client, hub_environment, saved_model, make, tmp_path):
         wait_for(f"http://127.0.0.1:{port}/", process, tmp_path / "space.log")
         yield f"http://127.0.0.1:{port}/"
     finally:
-        process.kill()
+        send(process, signal.SIGKILL)
         process.wait()
 
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from model_cards.demo import app as demo_app
 from model_cards.demo import command as demo
 from model_cards.demo import reading
 from tests.dataset_builder.conftest import write_dicom
+from tests.preloaded import with_torch
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def test_an_exported_space_stands_alone(encoder, classes, tmp_path):
     assert needed <= set((tmp_path / "space" / "requirements.txt").read_text().split()) and "av" in needed
     code = "import app, pathlib; print(len(app.Index.load(pathlib.Path('index.npz')).labels))"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / "space", capture_output=True, text=True, check=True
+        [with_torch(), "-c", code], cwd=tmp_path / "space", capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "12"
 
