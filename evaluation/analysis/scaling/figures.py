@@ -52,6 +52,7 @@ def write_figures(analysis: Analysis, out: Path, with_published: bool = False) -
                 stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
                 with atomic_path(out / f"{name}.{kind}") as path:
                     figure.savefig(path, format=kind, dpi=200, metadata=stamp)
+                figure.set_layout_engine("none")  # what the first format was laid out as holds for all
             write_text(out / f"{name}.txt", alt + "\n")
             names.append(name)
     return names
