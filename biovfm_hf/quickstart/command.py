@@ -23,8 +23,8 @@ DEFAULT_OUT = Path("biovfm-quickstart")
 MODELS = ("dino", "dino-random", "mae", "mae-random")
 METHODS = ("segment", "linear", "knn")
 CONFIGS = Path(__file__).parent
-# imports of the steps below, by extra; checked before the first step rather than minutes later
-_NEEDS = ("accelerate", "cv2", "datasets", "matplotlib", "nibabel", "nilearn", "pydicom", "skimage", "sklearn")
+# imports of the steps below, checked before the first step rather than minutes later: what is quickly loaded first
+_NEEDS = ("nilearn", "nibabel", "pydicom", "cv2", "skimage", "matplotlib", "sklearn", "datasets", "accelerate")
 
 
 @dataclass(frozen=True)
