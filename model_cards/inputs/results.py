@@ -1,5 +1,6 @@
 """Reads results files, and compares them with published numbers if they are comparable."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -211,6 +212,8 @@ def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
 def load_comparisons(folder: Path) -> list[Comparison]:
     """The paired differences of a results folder (empty without comparisons.json), with Holm-adjusted p values.
 
+    Of a difference over several seeds only the mean is given, as of the scores, without those of single seeds.
+
     The adjustment (Holm 1979) is the file's `p_holm`, else it runs over all comparisons of one metric and method.
 
     Raises:
@@ -222,7 +225,7 @@ def load_comparisons(folder: Path) -> list[Comparison]:
     rows = read_json(file)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{file}: not a list of comparisons; run biovfm probe again")
-    rows = [row for row in rows if finite(row.get("difference")) is not None]
+    rows = _over_seeds([row for row in rows if finite(row.get("difference")) is not None])
     families: dict[tuple[str, str], list[int]] = {}
     for index, row in enumerate(rows):
         if finite(row.get("p")) is not None:
@@ -249,6 +252,18 @@ def load_comparisons(folder: Path) -> list[Comparison]:
         )
         for index, row in enumerate(rows)
     ]
+
+
+def _over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without those of a single seed that a mean of the same two models holds."""
+    means = [row for row in rows if isinstance(row.get("seed"), list)]
+    held = {(_likeness(row), str(seed)) for row in means for seed in row["seed"]}
+    return [row for row in rows if (_likeness(row), str(row.get("seed"))) not in held]
+
+
+def _likeness(row: dict[str, Any]) -> str:
+    names = ("task", "method", "protocol", "settings", "metric", "model_a", "model_b")
+    return json.dumps([row.get(name) for name in names], sort_keys=True)
 
 
 def kind_of(record: Record) -> str:

@@ -40,6 +40,13 @@ def test_several_seeds_are_their_mean_in_results_and_on_the_card(make, tmp_path)
     assert [entry.metric_name for entry in eval_results(records[:1])] == ["AUC (linear, fast protocol, seeds 0, 1)"]
 
 
+def test_a_difference_over_seeds_stands_for_those_of_its_seeds(make, tmp_path):
+    row = dict(task="t", method="linear", metric="auc", model_a="a", model_b="b", difference=0.1, p=0.02, p_holm=0.02)
+    rows = [{**row, "seed": seed} for seed in (0, 1, [0, 1], 2)] + [{**row, "seed": 0, "task": "u"}]
+    found = results.load_comparisons(make.results(tmp_path / "r", make.rows("a", ["t"]), rows))
+    assert [(each.task, each.seed) for each in found] == [("t", "0, 1"), ("t", "2"), ("u", "0")]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
