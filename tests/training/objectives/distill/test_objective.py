@@ -209,7 +209,12 @@ def test_a_convnet_of_timm_learns_too_and_is_a_folder_that_timm_and_transformers
     monkeypatch.chdir(tmp_path)
     found: dict = {}
     exec(code[1].replace('"model_conv"', f'"{folder}"'), found)
-    assert_close(found["features"].mean(dim=(2, 3)), found["vector"])
+    assert_close(
+        found["vector"],
+        loaded.forward_features(found["processor"](Image.open("image.png"), return_tensors="pt")["pixel_values"]).mean(
+            (2, 3)
+        ),
+    )
     estimate = describe(load_config("distill_smoke", parse_overrides([*SMALL, f"distill.teacher={teacher}", *words])),
                         method_of("distill"))  # fmt: skip
     assert "GFLOP an image" in estimate
