@@ -10,7 +10,7 @@ from biovfm_hf.options import option
 from ..statistics.metrics import notes as split_notes
 from ..statistics.split import checked_split
 from .draws import NOTE, Draws
-from .judging import absence_notes, subject_numbers
+from .judging import absence_notes, feature_warnings, subject_numbers
 from .probe import Answer, Probe, Trial, features_setting, register
 
 
@@ -56,4 +56,5 @@ class FewShot(Probe):
         notes = [*task.notes, *absence_notes(task), *split_notes(test), NOTE]
         chosen = {"train_cases": [min(sizes), max(sizes)]}
         arrays |= subject_numbers(task.splits["test"].subjects)
-        return Answer(metrics, arrays, chosen, notes, trained=problem.linear_weights)
+        warnings = feature_warnings(problem)
+        return Answer(metrics, arrays, chosen, notes, trained=problem.linear_weights, warnings=warnings)

@@ -16,7 +16,7 @@ from ..statistics.split import ScoredSplit, checked_split
 from ..tasks import Task
 from ..tasks.corruptions.benchmark import SIDE, Benchmark, benchmarks
 from ..tasks.corruptions.stream import CorruptedImages, Stream
-from .judging import judge
+from .judging import feature_warnings, judge
 from .probe import Answer, Probe, Problem, Scores, Trial
 
 PASS_BYTES = 1 << 30  # features of corrupted images that are scored at once
@@ -40,7 +40,7 @@ class FrozenProbe(Probe):
     def run(self, trial: Trial) -> Answer:
         """Train, choose on validation, and score; also on corrupted images if the run asks for them."""
         problem = trial.problem(self.reads(trial))
-        answer = judge(trial, self.score(trial, problem))
+        answer = judge(trial, self.score(trial, problem))._replace(warnings=feature_warnings(problem))
         return with_corruptions(self, trial, problem, answer) if trial.run.corrupt else answer
 
 

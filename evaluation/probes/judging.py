@@ -17,12 +17,13 @@ from ..statistics.metrics import notes as split_notes
 from ..statistics.split import checked_split
 from ..tasks import Task
 from ..tasks.boxes import truth_rows
-from .probe import Answer, Scores, Trial
+from .probe import Answer, Problem, Scores, Trial
 
 if TYPE_CHECKING:
     from .detect import Detections
 
 NAMED = 8  # classes that a note names
+LEAST_SPREAD = 1e-3  # of patch tokens, trained or not, it was .3 to .7; of untrained class tokens below 1e-4
 
 
 def judge(trial: Trial, scores: Scores) -> Answer:
@@ -73,6 +74,16 @@ def absence_notes(task: Task) -> list[str]:
             more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
             notes.append(f"{name}: no case of {', '.join(lacking[:NAMED])}{more}, which {what}")
     return notes
+
+
+def feature_warnings(problem: Problem) -> tuple[str, ...]:
+    """A warning if a model gives nearly the same features for every image."""
+    if problem.spread >= LEAST_SPREAD:
+        return ()
+    return (
+        f"the model's features hardly differ between images (by {problem.spread:.0e} of their length), as a class "
+        "token does that was not trained; --features mean reads the patch tokens instead",
+    )
 
 
 def subject_numbers(subjects: np.ndarray | None) -> dict[str, np.ndarray]:

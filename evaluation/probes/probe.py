@@ -63,6 +63,7 @@ class Answer(NamedTuple):
         further: fields of the record that only this probe has.
         trained: number of trained weights.
         parameters: number of all weights that took part; None means those of the encoder plus the trained ones.
+        warnings: what may make the scores mean something else than they seem to.
     """
 
     entries: Mapping[str, Mapping[str, Any]]
@@ -74,6 +75,7 @@ class Answer(NamedTuple):
     further: Mapping[str, Any] = MappingProxyType({})
     trained: int = 0
     parameters: int | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> dict[str, Mapping[str, Any]]:
@@ -111,6 +113,14 @@ class Problem:
     def linear_weights(self) -> int:
         """Weights and biases of a linear layer from a feature vector to the outputs."""
         return self.outputs * (self.features["train"].shape[1] + 1)
+
+    @property
+    def spread(self) -> float:
+        """How much training features differ: their distance from the mean (root mean square), by the mean's length."""
+        features = self.features["train"].astype(np.float64)
+        mean = features.mean(axis=0)
+        distance = np.sqrt(((features - mean) ** 2).sum(axis=1).mean())
+        return float(distance / max(np.linalg.norm(mean), 1e-12))
 
     def targets(self, split: str) -> np.ndarray:
         """The labels of a split as (N, outputs) float32 of 0 and 1."""

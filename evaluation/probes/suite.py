@@ -194,12 +194,14 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record |
                 discard(out, kind, encoder.name, task.name)
         record = write_record(out, record, answer.arrays)
     _say(f"done  {encoder.name}  {task.name}  {probe.record_name}  {headline(record)}")
+    for warning in answer.warnings:
+        _say(f"WARNING: {encoder.name} on {task.name}: {warning}", sys.stderr)
     return record
 
 
 def complete(identity: Record, trial: Trial, answer: Answer, seconds: float) -> Record:
     """The complete record of a probe's answer, which took `seconds`."""
-    encoder, task = trial.encoder, trial.task
+    encoder, task, cases = trial.encoder, trial.task, trial.task.splits["test"].num_cases
     return replace(
         identity,
         kind=task.record.kind,
@@ -213,11 +215,14 @@ def complete(identity: Record, trial: Trial, answer: Answer, seconds: float) -> 
         further=answer.further,
         lower_is_better=[name for name in answer.metrics if is_lower_better(name)] or None,
         titles=titles(answer.metrics) or None,
-        warnings=[*task.warnings, *_flat_intervals(answer.metrics, task.splits["test"].num_cases)],
+        warnings=[
+            *task.warnings,
+            *(answer.warnings or _flat_intervals(answer.metrics, task.splits["test"].num_cases)),
+        ],
         leaks=list(task.leaks) or None,
         notes=[*encoder.notes, *feature_notes(trial), *answer.notes],
         n_train=task.splits["train"].num_cases,
-        n_test=task.splits["test"].num_cases,
+        n_test=cases,
         seconds=seconds,
         costs={**costs(encoder, answer), "seconds": seconds},
         licence=task.record.licence,

@@ -13,6 +13,7 @@ from biovfm_hf.errors import UserError
 from evaluation.probes import knn
 from evaluation.probes.heads.authors import Head, probe_biovfm
 from evaluation.probes.heads.logistic import Objective, fit_preconditioner, fit_standardiser, minimise, probe_fast
+from evaluation.probes.judging import feature_warnings
 from evaluation.probes.knn import make_support, nearest, probe_knn, unit_centre, unit_offsets
 from evaluation.probes.masks.decoders import unet_decoder
 from evaluation.probes.masks.problem import mask_shares
@@ -172,6 +173,14 @@ def test_neighbours_are_those_of_exact_cosines(seed, spread, skip_self, count):
     np.testing.assert_allclose(np.take_along_axis(cosine, rows.numpy(), 1), best, atol=tolerance)
     gaps = similarity.numpy() - similarity.numpy()[:, :1]
     np.testing.assert_allclose(gaps, best - best[:, :1], atol=tolerance)
+
+
+@pytest.mark.parametrize(("spread", "warned"), [(0, 1), (1e-4, 1), (0.01, 0), (1, 0)])
+def test_features_that_hardly_differ_are_warned_of(spread, warned):
+    features = 1 + spread * np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
+    problem = Problem("multi-class", 3, {"train": features}, {})
+    assert problem.spread == pytest.approx(spread, rel=0.1, abs=1e-6)
+    assert len(feature_warnings(problem)) == warned
 
 
 def test_constant_features_are_no_fault():
