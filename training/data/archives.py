@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from biovfm_hf.decoding.files import PICTURE_SUFFIXES
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
+from biovfm_hf.reading.groups import check_filter, group_rows
 
 from .files import is_hidden, open_file, owner, unreadable
-from .groups import check_filter, group_rows
 
 logger = logging.getLogger(__name__)
 

@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biovfm_hf.decoding.files import PICTURE_SUFFIXES
-from biovfm_hf.errors import UserError, one_line, require
-from biovfm_hf.nearest import did_you_mean
-from biovfm_hf.reading.rows import row_ids
+from biovfm_hf.errors import UserError, require
+from biovfm_hf.reading.groups import column_values, group_rows, name_of
+from biovfm_hf.reading.rows import kept_rows, read_selection
 
 from ..settings.config import DataConfig
 from .archives import TarImages, ZipImages
 from .decode import read_image
 from .files import find_files, is_folder_or_name, is_pattern, is_remote, read_bytes
-from .groups import NONE_LEFT, check_filter, group_rows, name_of
 from .stream import cannot_open, image_tables, open_stream, split_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -108,18 +107,6 @@ class TableImages:
         if self.rows is not None:
             values = values[self.rows]
         return group_rows(values)
-
-
-def column_values(table: Any, column: str) -> NDArray[Any]:
-    """A text column of a `datasets` table, nulls as "".
-
-    Raises:
-        UserError: there is no such column.
-    """
-    if column not in table.column_names:
-        raise UserError(f"the data has no column {column!r}{did_you_mean(column, table.column_names)}")
-    names = getattr(table.features[column], "names", None)
-    return np.array([name_of(value, names) for value in table[column]])
 
 
 def open_images(config: DataConfig) -> Images:
@@ -280,7 +267,7 @@ def _open_table(config: DataConfig) -> TableImages:
         kind = table.features[config.column]
         kind = getattr(kind, "dtype", kind)
         raise UserError(f"{path}: column {config.column!r} holds {kind}, not images; set data.column") from error
-    return TableImages(table, config.column, _selected_rows(table, config))
+    return TableImages(table, config.column, kept_rows(table, config.filters, config.selection))
 
 
 def _may_hold_images(kind: Any, datasets: Any) -> bool:
@@ -289,40 +276,3 @@ def _may_hold_images(kind: Any, datasets: Any) -> bool:
     if isinstance(kind, dict):
         return any(_may_hold_images(part, datasets) for name, part in kind.items() if name == "bytes")
     return isinstance(kind, datasets.Image) or getattr(kind, "dtype", None) in binary
-
-
-def _selected_rows(table: Any, config: DataConfig) -> NDArray[np.int64] | None:
-    keep = np.ones(len(table), dtype=bool)
-    for column, chosen in config.filters.items():
-        values = column_values(table, column)
-        check_filter(column, chosen, [str(name) for name in np.unique(values)])
-        keep &= np.isin(values, chosen)
-    if not keep.any():
-        raise UserError(NONE_LEFT)
-    if config.selection:
-        keep &= np.isin(row_ids(table), read_selection(config.selection, row_ids(table)))
-        if not keep.any():
-            raise UserError(NONE_LEFT)
-    return None if keep.all() else np.flatnonzero(keep)
-
-
-def read_selection(path: str, ids: Sequence[str]) -> list[str]:
-    """The ids of a selection, one per line, all of which must exist.
-
-    Raises:
-        UserError: the file cannot be read, or names an image that is not there.
-    """
-    try:
-        chosen = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"data.selection {path} cannot be read ({one_line(error)}); biovfm curate writes one"
-        ) from error
-    there = set(ids)
-    lacking = [name for name in chosen if name not in there]
-    if lacking:
-        raise UserError(
-            f"data.selection {path}: {len(lacking)} of {len(chosen)} images are not in the data, the first is "
-            f"{lacking[0]}; give the config and split that were embedded"
-        )
-    return chosen

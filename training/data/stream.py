@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.nearest import did_you_mean
+from biovfm_hf.reading.groups import NONE_LEFT, check_filter, group_rows, name_of
 
 from ..settings.config import DataConfig
 from .files import find_files, is_folder_or_name, open_file, owner, unreadable
-from .groups import NONE_LEFT, check_filter, group_rows, name_of
 from .order import permute
 
 _WITHOUT_IMAGES = ("manifest.parquet", "metadata.parquet")

@@ -1,4 +1,4 @@
-"""Groups of images by the values of a column, for filters and weights."""
+"""Groups of images by the values of a column, for filters, weights and counts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from biovfm_hf.errors import UserError
-from biovfm_hf.nearest import did_you_mean
+from ..errors import UserError
+from ..nearest import did_you_mean
 
 NONE_LEFT = "no image is left by data.modality and data.source together"
 
@@ -23,6 +23,18 @@ def group_rows(values: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
     """Row numbers by value."""
     names, which = np.unique(values, return_inverse=True)
     return {str(name): np.flatnonzero(which == number) for number, name in enumerate(names)}
+
+
+def column_values(table: Any, column: str) -> NDArray[Any]:
+    """A text column of a `datasets` table, nulls as "".
+
+    Raises:
+        UserError: there is no such column.
+    """
+    if column not in table.column_names:
+        raise UserError(f"the data has no column {column!r}{did_you_mean(column, table.column_names)}")
+    names = getattr(table.features[column], "names", None)
+    return np.array([name_of(value, names) for value in table[column]])
 
 
 def check_filter(column: str, values: Sequence[str], present: Sequence[str]) -> None:
