@@ -11,6 +11,8 @@ import numpy as np
 import biovfm_hf
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.reading.documents import parse_yaml, read_yaml
+from biovfm_hf.reading.groups import column_values
+from biovfm_hf.reading.rows import kept_rows
 
 from ..scaling import study
 from .designs import MAX_EPOCHS, dirichlet, distinct, held_out_draws, lattice, limits_of, within_limits
@@ -36,7 +38,7 @@ class Plan:
 
     Attributes:
         groups: names of the groups.
-        images: (groups,) number of images of each group.
+        images: (groups,) number of images of each group, without those that filters or the selection leave out.
         others: values of the group column that belong to no group; their images are left out.
         limits: (groups,) highest share of each group.
         mixtures: runs of the design.
@@ -98,14 +100,15 @@ def read_plan(path: Path) -> Plan:
             does not fit the limits.
     """
     content = _read_content(path)
-    counts = count_groups(content)
+    settings = pretraining_settings(content)
+    counts = count_groups(content["data"], str(content["by"]), settings["data"])
     groups = [str(name) for name in content.get("groups") or sorted(counts)]
     if unknown := [name for name in groups if name not in counts]:
         raise UserError(f"{path}: no image has {content['by']} {unknown[0]!r}; there are {', '.join(sorted(counts))}")
     if len(groups) < 2 or len(set(groups)) < len(groups):
         raise UserError(f"{path}: groups: give two or more different ones; the data has {', '.join(sorted(counts))}")
     images = np.array([counts[name] for name in groups], np.float64)
-    seen = images_seen(content)
+    seen = int(settings["steps"]) * int(settings["batch"]["size"])
     limits = limits_of(images, seen, float(content.get("epochs", MAX_EPOCHS)))
     plan = Plan(groups, images, sorted(set(counts) - set(groups)), limits, [], seen, content, path)
     return replace(plan, mixtures=_design(plan))
@@ -131,37 +134,40 @@ def _read_content(path: Path) -> dict[str, Any]:
     return {**content, "data": study.resolve(path, str(content["data"])), "config": resolved, "overrides": overrides}
 
 
-def count_groups(content: dict[str, Any]) -> Counter[str]:
-    """Number of images for each value of the group column.
+def count_groups(path: str, column: str, data: dict[str, Any]) -> Counter[str]:
+    """Number of images for each value of the group column, among those that pretraining uses.
+
+    Args:
+        path: dataset folder or Hub id.
+        column: the group column.
+        data: `data` of the resolved pretraining configuration, with its config, split, filters and selection.
 
     Raises:
-        UserError: the data cannot be opened or has no such column.
+        UserError: the data cannot be opened, has no such column, or does not fit the filters or the selection.
     """
     datasets = require("datasets", "eval")
-    overrides, column = content["overrides"], str(content["by"])
-    config, split = overrides.get("data.config"), overrides.get("data.split", "train")
     try:
-        table = datasets.load_dataset(content["data"], config, split=split)
+        table = datasets.load_dataset(path, data["config"], split=data["split"], revision=data["revision"])
     except (FileNotFoundError, ValueError, OSError) as error:
-        raise UserError(f"{content['data']}: no dataset that can be opened ({one_line(error)})") from error
-    if column not in table.column_names:
-        raise UserError(f"{content['data']} has no column {column!r}; it has {', '.join(table.column_names)}")
-    names = getattr(table.features[column], "names", None)
-    return Counter("" if value is None else str(names[value]) if names else str(value) for value in table[column])
+        raise UserError(f"{path}: no dataset that can be opened ({one_line(error)})") from error
+    values = column_values(table, column)
+    filters = {name: data[name] for name in ("modality", "source") if data[name]}
+    rows = kept_rows(table, filters, data["selection"])
+    return Counter((values if rows is None else values[rows]).tolist())
 
 
-def images_seen(content: dict[str, Any]) -> int:
-    """Number of images that each run sees, from the resolved pretraining configuration.
+def pretraining_settings(content: dict[str, Any]) -> dict[str, Any]:
+    """The resolved pretraining configuration of the plan.
 
     Raises:
         UserError: the configuration is refused, or it counts epochs, whose length differs between mixtures.
     """
     changed = {"method": content["objective"]} if content.get("objective") else {}
     text = biovfm_hf.pretrain(content["config"], overrides=changed | content["overrides"], dry_run=True)
-    config = parse_yaml(str(text), "the resolved configuration")
-    if config.get("epochs"):
+    settings = parse_yaml(str(text), "the resolved configuration")
+    if settings.get("epochs"):
         raise UserError("overrides: give steps and not epochs, so that every mixture sees equally many images")
-    return int(config["steps"]) * int(config["batch"]["size"])
+    return dict(settings)
 
 
 def _design(plan: Plan) -> list[Mixture]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from biovfm_hf.errors import OptionError, UserError, one_line, require
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
+from biovfm_hf.reading.groups import column_values
 from biovfm_hf.reading.rows import row_ids
 from biovfm_hf.writing.files import write_text
 
@@ -170,12 +171,7 @@ def _columns(options: CurateOptions, names: list[str]) -> dict[str, np.ndarray]:
             "dataset, config and split that were embedded"
         )
     rows = [places[name] for name in names]
-    columns_by_name = {}
-    for column in (name for name in COLUMNS if name in table.features):
-        classes = getattr(table.features[column], "names", None)
-        values = table[column]
-        columns_by_name[column] = np.array([str(classes[values[row]] if classes else values[row]) for row in rows])
-    return columns_by_name
+    return {name: column_values(table, name)[rows] for name in COLUMNS if name in table.features}
 
 
 def thinned(values: np.ndarray, rows: np.ndarray) -> dict[str, Any]:

@@ -43,7 +43,9 @@ def data(tmp_path_factory):
     names = [name for name, count in COUNTS.items() for _ in range(count)]
     images = [Image.fromarray(rng.integers(0, 256, (32, 32), dtype=np.uint8)) for _ in names]
     features = datasets.Features({"image": datasets.Image(), "modality": datasets.ClassLabel(names=sorted(COUNTS))})
-    table = datasets.Dataset.from_dict({"image": images, "modality": names}, features=features)
+    features["path"] = datasets.Value("string")
+    rows = {"image": images, "modality": names, "path": [f"{number}.png" for number in range(len(names))]}
+    table = datasets.Dataset.from_dict(rows, features=features)
     table.to_parquet(str(folder / "train.parquet"))
     return folder
 
@@ -87,6 +89,21 @@ def test_a_plan_bounds_shares_and_holds_every_run(plan_file):
         assert mixture.shares.sum() == pytest.approx(1) and (mixture.shares <= plan.limits + 1e-4).all()
     np.testing.assert_allclose(plan.mixtures[1].shares, [30 / 48, 12 / 48, 6 / 48], atol=1e-5)
     assert len({tuple(mixture.shares.round(3)) for mixture in plan.mixtures}) == len(names) - 2
+
+
+def test_only_the_images_that_pretraining_uses_are_counted(plan_file, tmp_path):
+    chosen = [*range(10), *range(30, 36), *range(42, 48)]  # of CT, US and X-Ray
+    (tmp_path / "selection.txt").write_text("".join(f"{number}.png\n" for number in chosen))
+    (tmp_path / "small.yaml").write_text("method: mae\ndata: {modality: [CT, US]}\n")
+    selected = f"data.selection: {tmp_path / 'selection.txt'}, steps: 4"
+    text = (
+        MIXTURE.replace("steps: 4", selected)
+        .replace("mae_smoke", "small.yaml")
+        .replace("groups: [CT, US, X-Ray]\n", "")
+    )
+    plan = read_plan(plan_file(text.replace("epochs: 3", "epochs: 5")))
+    assert plan.groups == ["CT", "US"] and plan.images.tolist() == [10, 6] and plan.others == []
+    np.testing.assert_allclose(plan.limits, [1, 0.75])  # five passes over them, of 40 images seen
 
 
 def test_pretraining_accepts_every_command(plan_file, data, tmp_path):
