@@ -9,6 +9,7 @@ import numpy as np
 from biovfm_hf.errors import UserError
 
 LEAST_HELD_OUT, LEAST_RUNS = 3, 5
+HELD_OUT = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "": False}
 RESERVED = ("run", "score", "held_out")  # columns that are not groups
 
 
@@ -53,6 +54,8 @@ class MixtureRuns:
 def read_runs(path: Path) -> MixtureRuns:
     """Read a file of runs: a column for each group, `score`, `held_out`, and optionally `run` with their names.
 
+    `held_out` is 1 or true, 0, false or empty.
+
     Raises:
         UserError: the file is no such list, the shares of a row do not sum to 1, or there are too few runs.
     """
@@ -62,10 +65,11 @@ def read_runs(path: Path) -> MixtureRuns:
         groups = [name for name in rows[0] if name not in RESERVED]
         shares = np.array([[float(row[name]) for name in groups] for row in rows])
         scores = np.array([float(row["score"]) for row in rows])
-        held_out = np.array([row["held_out"].strip() == "1" for row in rows])
+        held_out = np.array([HELD_OUT[row["held_out"].strip().lower()] for row in rows])
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, IndexError, ValueError, TypeError) as error:
         raise UserError(f"{path}: no list of shares with the columns score and held_out ({error!r})") from error
-    wrong = np.flatnonzero((np.abs(shares.sum(axis=1) - 1) > 1e-3) | (shares < 0).any(axis=1) | ~np.isfinite(scores))
+    right = (np.abs(shares.sum(axis=1) - 1) <= 1e-3) & (shares >= 0).all(axis=1) & np.isfinite(scores)
+    wrong = np.flatnonzero(~right)
     if len(wrong):
         raise UserError(
             f"{path}, line {wrong[0] + 2}: shares must be 0 or more with the sum 1, and the score a number"

@@ -8,6 +8,7 @@ import pytest
 
 from biovfm_hf.errors import UserError
 from evaluation.analysis.composition.designs import dirichlet, lattice
+from evaluation.analysis.composition.runs import read_runs
 from evaluation.analysis.scaling.command import main
 
 
@@ -41,6 +42,17 @@ def test_the_best_mixture_is_found_from_designed_runs(tmp_path, capsys):
         assert report["shares"][name]["value"] == pytest.approx(share, abs=0.05)
     assert report["score"]["low"] <= report["score"]["value"] + 1e-9
     assert "by scheffe" in capsys.readouterr().out
-    design.write_text("ct,mri,score,held_out\n0.5,0.9,1,0\n")
-    with pytest.raises(UserError, match="line 2: shares must be"):
-        main(["mixture", str(design), "--out", str(out)])
+
+
+def test_runs_are_read_as_they_are_written_elsewhere_and_checked(tmp_path):
+    file, head = tmp_path / "runs.csv", "ct,mri,score,held_out\n"
+    rows = [f"{share / 8},{1 - share / 8},0.8,{share > 4}\n" for share in range(9)]
+    file.write_text(head + "".join(rows))
+    assert read_runs(file).held_out.tolist() == [False] * 5 + [True] * 4
+    for wrong in ("0.5,0.9,1,0", "nan,0.5,1,0", "0.5,0.5,nan,0"):
+        file.write_text(f"{head}{wrong}\n")
+        with pytest.raises(UserError, match="line 2: shares must be"):
+            read_runs(file)
+    file.write_text(f"{head}0.5,0.5,1,perhaps\n")
+    with pytest.raises(UserError, match="perhaps"):
+        read_runs(file)
