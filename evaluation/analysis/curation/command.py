@@ -89,6 +89,9 @@ def main(argv: list[str]) -> int:
     if not report:
         return 0
     print(f"{report['kept']} of {report['pool']} images in {options.out / 'selection.txt'}")
+    if report["kept"] < report["asked"]:
+        print(f"{report['asked']} were asked for, but each image of --like gives at most {options.neighbours}; raise "
+              "--neighbours for more")  # fmt: skip
     for column, part in report["columns"].items():
         print(f"{column}: entropy {part['entropy_pool']:.3f} in the pool, {part['entropy_kept']:.3f} kept")
         for value, (pool, kept) in part["counts"].items():
@@ -100,24 +103,28 @@ def curate(options: CurateOptions) -> dict[str, Any]:
     """Choose images, and write `selection.txt` and `curation.json` to `options.out`.
 
     Returns:
-        The content of curation.json: {"pool", "kept", "seed", "clusters": how many at each level, "cluster_sizes": for
-        each level, None with `like`, "columns": {column: {"entropy_pool", "entropy_kept", "counts": {value: [pool,
-        kept]}}}}. Entropies are in nats. With several processes, only the first one writes; the others return {}.
+        The content of curation.json: {"pool", "asked", "kept", "seed", "clusters": how many at each level,
+        "cluster_sizes": for each level, None with `like`, "columns": {column: {"entropy_pool", "entropy_kept",
+        "counts": {value: [pool, kept]}}}}. Entropies are in nats. With several processes, only the first one writes;
+        the others return {}.
 
     Raises:
-        UserError: a features file cannot be read, the pool has too few images, or the dataset does not match the pool.
+        UserError: a features file cannot be read or has a value that is not finite, the pool has too few images or two
+            of one id, or the dataset does not match the pool.
     """
     with share(options.out, _settings(options)) as sharing:
         names, features = open_features(options.features, sharing, "pool")
         if options.keep > len(features):
             raise OptionError("keep", f"{options.keep} of {len(features)} images in {options.features}; ask for fewer")
         known = _columns(options, names) if names else {}
+        _check_ids(options.features, names)
         choose = _balanced if options.like is None else _alike
         clusters, sizes, rows = choose(options, features, sharing)
     if not names:  # not the first process
         return {}
     report = {
-        "pool": len(names), "kept": len(rows), "seed": options.seed, "clusters": clusters, "cluster_sizes": sizes,
+        "pool": len(names), "asked": options.keep, "kept": len(rows), "seed": options.seed, "clusters": clusters,
+        "cluster_sizes": sizes,
         "columns": {column: thinned(values, rows) for column, values in known.items()},
     }  # fmt: skip
     write_text(options.out / "selection.txt", "".join(f"{names[row]}\n" for row in rows))
@@ -143,7 +150,14 @@ def _balanced(options: CurateOptions, features: np.ndarray, sharing: Sharing) ->
 def _alike(options: CurateOptions, features: np.ndarray, sharing: Sharing) -> Choice:
     assert options.like
     _, queries = open_features(options.like, sharing, "like")
-    return Choice([], None, retrieve(features, np.asarray(queries), options.keep, options.neighbours))
+    return Choice([], None, retrieve(features, queries, options.keep, options.neighbours, sharing))
+
+
+def _check_ids(path: Path, names: list[str]) -> None:
+    name, times = next(iter(Counter(names).most_common(1)), ("", 0))
+    if times > 1:
+        raise UserError(f"{path}: {times} images have the id {name}, and a selection names images by their ids; embed "
+                        "every image once")  # fmt: skip
 
 
 def default_clusters(rows: int) -> list[int]:

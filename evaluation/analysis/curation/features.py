@@ -18,7 +18,8 @@ def open_features(path: Path, sharing: Sharing, name: str) -> tuple[list[str], n
     The vectors are copied in blocks to the shared array `name`. Only the first process gets the ids.
 
     Raises:
-        UserError: the file does not exist, was not written by `biovfm embed`, or has no row.
+        UserError: the file does not exist, was not written by `biovfm embed`, has no row, or has a value that is not
+            finite.
     """
     arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
     names: list[str] = []
@@ -36,8 +37,12 @@ def open_features(path: Path, sharing: Sharing, name: str) -> tuple[list[str], n
         for piece in sharing.pieces(f"{name}-read", stored.num_row_groups):
             rows = places[piece]
             for batch in stored.iter_batches(READ_ROWS, row_groups=[piece], columns=["features"]):
-                flat = batch["features"].flatten().to_numpy(zero_copy_only=False)
-                vectors[rows : rows + len(batch)] = flat.reshape(-1, width)
+                read = batch["features"].flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+                if not (finite := np.isfinite(read).all(axis=1)).all():
+                    row = rows + int(finite.argmin())
+                    name = stored.read_row_group(piece, columns=["id"])["id"][row - places[piece]]
+                    raise UserError(f"{path}, row {row} ({name}): a feature is not finite; leave this image out")
+                vectors[rows : rows + len(batch)] = read
                 rows += len(batch)
     except (OSError, KeyError, TypeError, ValueError, AttributeError, arrow.ArrowException) as error:
         raise UserError(f"{path} is not a features file ({error}); write it with: biovfm embed") from error

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from biovfm_hf.errors import UserError
-from evaluation.analysis.curation import kmeans
+from evaluation.analysis.curation import kmeans, retrieval
 from evaluation.analysis.curation.command import CurateOptions, curate, default_clusters, main
 from evaluation.analysis.curation.hierarchy import build_tree, sample
 from evaluation.analysis.curation.retrieval import retrieve
@@ -93,6 +93,22 @@ def test_retrieval_takes_the_nearest_of_each_by_turns(pool):
         retrieve(features, features[:, :4], 2, 5)
 
 
+def test_retrieval_by_pieces_is_that_of_all_cosines(monkeypatch):
+    rng = np.random.default_rng(1)
+    features = rng.integers(-2, 3, (400, 5)).astype(np.float32)  # with many rows of one direction
+    queries = rng.normal(size=(23, 5)).astype(np.float32)
+    monkeypatch.setattr(kmeans, "BLOCK_ROWS", 37)
+    monkeypatch.setattr(retrieval, "QUERIES", 9)
+    monkeypatch.setattr(retrieval, "TILE_QUERIES", 4)
+    every = retrieval.unit(queries) @ retrieval.unit(features).T
+    for count in (1, 8, 50, 500):
+        rows, cosines = retrieval.neighbours(features, queries, count)
+        best = np.sort(every, axis=1)[:, ::-1][:, :count]
+        np.testing.assert_allclose(cosines, best, atol=1e-6)
+        np.testing.assert_allclose(np.take_along_axis(every, rows, 1), best, atol=1e-6)
+        assert all(len(set(found)) == min(count, 400) for found in rows.tolist())
+
+
 def test_default_clusters_fall_by_a_twentieth():
     assert default_clusters(21_000_000) == [280_000, 14_000, 700, 35]
     assert default_clusters(10) == [2]
@@ -127,3 +143,25 @@ def test_curate_finds_images_similar_to_ones_own_and_refuses_features_of_another
     (files / "bad.parquet").write_bytes(b"no")
     with pytest.raises(UserError, match="not a features file"):
         curate(CurateOptions(files / "bad.parquet", 2, files / "o"))
+
+
+def test_curate_reports_fewer_images_than_asked_for(files, pool, capsys):
+    write_features(files / "mine.parquet", Features(["a", "b"], pool[1][360:362], {"model": "m"}))
+    words = [str(files / "pool.parquet"), "--keep", "60", "--out", str(files / "o"), "--neighbours", "9"]
+    assert main([*words, "--like", str(files / "mine.parquet")]) == 0
+    report = json.loads((files / "o" / "curation.json").read_text())
+    assert report["asked"] == 60 and 9 <= report["kept"] <= 18
+    assert "60 were asked for, but each image of --like gives at most 9" in capsys.readouterr().out
+
+
+def test_values_that_are_not_finite_and_ids_that_occur_twice_are_refused(files, pool):
+    broken, names = pool[1].copy(), [f"{number}.png" for number in range(380)]
+    broken[200, 3] = np.nan
+    write_features(files / "nan.parquet", Features(names, broken, {"model": "m"}))
+    for chosen, like in (("nan", None), ("nan", "pool"), ("pool", "nan")):
+        own = files / f"{like}.parquet" if like else None
+        with pytest.raises(UserError, match=r"nan\.parquet, row 200 \(200\.png\): a feature is not finite"):
+            curate(CurateOptions(files / f"{chosen}.parquet", 8, files / "o", like=own))
+    write_features(files / "twice.parquet", Features([*names[:-2], "7.png", "7.png"], pool[1], {"model": "m"}))
+    with pytest.raises(UserError, match=r"twice\.parquet: 3 images have the id 7\.png"):
+        curate(CurateOptions(files / "twice.parquet", 8, files / "o"))
