@@ -16,7 +16,10 @@ COMMANDS = {
     "sources": ("dataset_builder.sources_command", "list, show, check and download the 61 public sources"),
     "build": ("dataset_builder.build", "turn raw sources into a screened Parquet dataset"),
     "pretrain": ("training.command", "pretrain a vision transformer on unlabelled images, in one process"),
-    "convert": ("biovfm_hf.conversion.command", "read DINOv2, MAE, timm or transformers weights, and write them back"),
+    "convert": (
+        "biovfm_hf.conversion.command",
+        "read DINOv2, DINOv3, MAE, timm or transformers weights, and write them back",
+    ),
     "embed": ("evaluation.commands.embed", "turn images into a Parquet file of feature vectors"),
     "curate": ("evaluation.analysis.curation.command", "choose images to pretrain on, balanced or like your own"),
     "search": ("evaluation.commands.search", "find the images most like an example, with a contact sheet"),

@@ -106,13 +106,15 @@ def transformers_fields(source: str, stated: dict[str, Any], tensors: "dict[str,
     """Fields of `BioVFMConfig` from the config.json of a `DINOv3ViTModel`; absent fields take that class's defaults.
 
     Raises:
-        UserError: a gated feed-forward with an activation other than SiLU.
+        UserError: a gated feed-forward with an activation other than SiLU, or of a width that the model cannot have.
     """
     width = stated.get("hidden_size", 384)
     hidden = stated.get("intermediate_size", 1536)
     gated, activation = stated.get("use_gated_mlp", False), stated.get("hidden_act", "gelu")
     if gated and activation not in ("silu", "swish"):
         raise UserError(f"{source}: a gated feed-forward with {activation!r}; the model has SiLU")
+    if gated:
+        check_gated_width(source, hidden)
     return {
         "image_size": stated.get("image_size", 224),
         "patch_size": stated.get("patch_size", 16),
@@ -138,6 +140,19 @@ def transformers_fields(source: str, stated: dict[str, Any], tensors: "dict[str,
         "initializer_range": stated.get("initializer_range", 0.02),
         "layer_norm_eps": stated.get("layer_norm_eps", 1e-5),
     }
+
+
+def check_gated_width(source: str, width: int) -> None:
+    """Refuse a gated feed-forward of a width that this model cannot have.
+
+    Raises:
+        UserError: the width is no multiple of 8.
+    """
+    if width % 8:
+        raise UserError(
+            f"{source}: its gated feed-forward is {width} wide; this model rounds the width up to a multiple of 8, as "
+            "all released models have it, so it cannot hold these weights"
+        )
 
 
 def _rope_theta(stated: dict[str, Any]) -> float:

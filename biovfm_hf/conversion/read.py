@@ -303,6 +303,8 @@ def _blocks(stem: str, tensors: "dict[str, Tensor]") -> int:
 
 
 def _feed_forward(source: str, tensors: "dict[str, Tensor]", hidden: int) -> dict[str, Any]:
+    from . import dinov3
+
     fused = "blocks.0.mlp.w12.weight" in tensors
     gated = fused or "blocks.0.mlp.w1.weight" in tensors  # DINOv3 keeps gate and value apart
     name = "w12" if fused else "w1" if gated else "fc1"
@@ -311,6 +313,7 @@ def _feed_forward(source: str, tensors: "dict[str, Tensor]", hidden: int) -> dic
     if first is None or second is None:
         raise UserError(f"{source}: its blocks have no feed-forward layers that convert knows")
     if gated or len(first) == 2 * second.shape[1]:  # gate and value stacked
+        dinov3.check_gated_width(source, second.shape[1])
         return {"ffn_type": "swiglu", "mlp_ratio": _swiglu_ratio(second.shape[1], hidden)}
     return {"ffn_type": "mlp", "mlp_ratio": len(first) / hidden}
 

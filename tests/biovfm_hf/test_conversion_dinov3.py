@@ -171,6 +171,18 @@ def test_files_that_fit_no_model_are_refused_by_name(tmp_path: Path) -> None:
         read_encoder(str(tmp_path / "b.pth"))
 
 
+def test_a_gated_width_that_the_model_cannot_have_is_refused_with_the_reason(tmp_path: Path) -> None:
+    theirs(use_gated_mlp=True, hidden_act="silu", intermediate_size=100).save_pretrained(tmp_path / "theirs")
+    tensors = original_names(ours(ffn_type="swiglu", mlp_ratio=3.0))
+    tensors["rope_embed.periods"] = torch.tensor([1.0, 3.1622777, 10.0, 31.622777])
+    cut = {name: tensor[:-3] for name, tensor in tensors.items() if ".mlp.w1." in name or ".mlp.w2." in name}
+    cut |= {name: tensor[:, :-3] for name, tensor in tensors.items() if name.endswith(".mlp.w3.weight")}
+    torch.save({**tensors, **cut}, tmp_path / "theirs.pth")
+    for source, width in (("theirs", 100), ("theirs.pth", tensors["blocks.0.mlp.w3.weight"].shape[1] - 3)):
+        with pytest.raises(UserError, match=rf"gated feed-forward is {width} wide; .* multiple of 8"):
+            read_encoder(str(tmp_path / source))
+
+
 def test_the_named_sizes_are_those_of_dinov3() -> None:
     # parameters in millions of the authors' models
     released = {"vit-small": 21.60, "vit-small-plus": 28.70, "vit-base": 85.67, "vit-large": 303.15}
