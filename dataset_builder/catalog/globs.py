@@ -43,6 +43,13 @@ class Pattern:
             return match[1] or None
         return joint.join(group for group in match.groups() if group) or None
 
+    def words_of_all(self, texts: list[str], joint: str = "/") -> list[str | None]:
+        """`words` of each text, in half the time if there is one group."""
+        plain = self._plain
+        if plain is None or self.groups != 1 or max(map(len, texts), default=0) > _PLAIN_LENGTH:
+            return [self.words(text, joint) for text in texts]
+        return [match and (match[1] or None) for match in map(plain.search, texts)]
+
     def fullmatch(self, text: str) -> Any:
         """The match of all of `text`; otherwise as `search`."""
         return self._within_time(self._compiled.fullmatch, text)

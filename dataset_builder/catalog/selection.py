@@ -42,6 +42,8 @@ class Selection:
         self._always = source.train == "all" and not self._unlisted  # whether every path is in the training part
         self.subject = _subject(source, folder)
         """Maps a path to the source's own identifier of its patient, study or volume."""
+        self.subjects = _subjects(source, self.subject)
+        """The same for many paths."""
         self._anatomy = _Table(source.anatomy, folder) if source.anatomy else None
         self._constant: dict[int, tuple[str | None, str | None]] = {}  # by rule, labels that do not depend on the path
 
@@ -139,6 +141,15 @@ def _subject(source: Source, folder: Path) -> Callable[[str], str | None]:
         return _Table(rule, folder).answer
     expression = compile_regex(rule)
     return partial(expression.words, joint="-")
+
+
+def _subjects(source: Source, subject: Callable[[str], str | None]) -> Callable[[list[str]], list[str | None]]:
+    rule = source.subject
+    if rule is None:
+        return lambda paths: [None] * len(paths)
+    if isinstance(rule, TableRule):
+        return lambda paths: list(map(subject, paths))
+    return partial(compile_regex(rule).words_of_all, joint="-")
 
 
 class TableError(ValueError):

@@ -40,14 +40,14 @@ def seconds(item: Item) -> float:
     return float(file_seconds(item, [0 if item.row is not None else item.size or 0])[0])
 
 
-def file_seconds(like: Item, sizes: Sequence[int]) -> np.ndarray:
+def file_seconds(like: Item, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
     """Seconds of one core, float64 (n,), for files of these sizes that otherwise equal an item."""
     if like.excluded:
         return np.full(len(sizes), _PER_EXCLUDED)
     each = _PER_IMAGE_BYTE
     if like.kind == "volume":
         each = _PER_PACKED_BYTE if (like.member or like.path).endswith(".gz") else _PER_VOLUME_BYTE
-    return _PER_INPUT + each * np.array(sizes, np.float64)
+    return _PER_INPUT + each * np.asarray(sizes, np.float64)
 
 
 def streamed(item: Item) -> bool:

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
@@ -22,6 +22,7 @@ MAX_DEPTH = 32
 THREADS = 32
 SLOW = 5e-5  # seconds per answer of the disk beyond which threads pay off
 _LOOKS = 64  # files that a thread asks about at a time, timed together
+_QUICK = 8  # times as many, while the disk answers at once
 _AHEAD = 64  # how many such groups, and folders, are read ahead of the walk
 _SAMPLES = 4  # timings of which the fastest counts, since the others may include time off the processor
 
@@ -32,7 +33,31 @@ Entry = tuple[str, str, os.stat_result | None, str | None]
 It is a plain tuple, since there may be millions.
 """
 
-_Listing = tuple[list["os.DirEntry[str]"], list[Entry]]  # lists a folder and stats the first of its entries
+
+@dataclass(frozen=True)
+class Files:
+    """Consecutive entries of a folder that are all files, as columns: their names, places and statuses."""
+
+    names: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    statuses: list[os.stat_result] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def add(self, other: "Files") -> None:
+        """Append other files."""
+        self.names.extend(other.names)
+        self.places.extend(other.places)
+        self.statuses.extend(other.statuses)
+
+    def entries(self) -> list[Entry]:
+        """The files one by one."""
+        return [(*file, None) for file in zip(self.names, self.places, self.statuses, strict=True)]
+
+
+Entries = Files | list[Entry]
+_Listing = tuple[list["os.DirEntry[str]"], Entries]  # lists a folder and stats the first of its entries
 
 
 @dataclass
@@ -65,7 +90,7 @@ class Folders:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def parts(self, below: str, depth: int) -> Iterator[list[Entry]]:
+    def parts(self, below: str, depth: int) -> Iterator[Entries]:
         """The entries of a folder in the order of their names, some at a time; walks may be nested.
 
         Raises:
@@ -85,16 +110,15 @@ class Folders:
             self._coming[place] = self._pool.submit(self._listing, place)
         level.ahead = True
 
-    def _parts(
-        self, below: str, depth: int, listed: list["os.DirEntry[str]"], first: list[Entry]
-    ) -> Iterator[list[Entry]]:
+    def _parts(self, below: str, depth: int, listed: list["os.DirEntry[str]"], first: Entries) -> Iterator[Entries]:
         self._levels.append(_Level(self._folders(below, depth, listed)))
         yield first
         at = len(first)
         while at < len(listed) and not self.slow:
-            yield self._measured(below, depth, listed[at : at + _LOOKS])
-            at += _LOOKS
-        waiting: deque[Future[list[Entry]]] = deque()
+            looks = _LOOKS * _QUICK if len(self._samples) == _SAMPLES else _LOOKS
+            yield self._measured(below, depth, listed[at : at + looks])
+            at += looks
+        waiting: deque[Future[Entries]] = deque()
         for start in range(at, len(listed), _LOOKS):
             waiting.append(self._pool.submit(self._look, below, depth, listed[start : start + _LOOKS]))
             if len(waiting) == _AHEAD:
@@ -118,7 +142,7 @@ class Folders:
         self._measure(1, perf_counter() - began)
         return listed, []
 
-    def _measured(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> list[Entry]:
+    def _measured(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> Entries:
         began = perf_counter()
         entries = self._look(below, depth, part)
         self._measure(len(part), perf_counter() - began)
@@ -132,8 +156,11 @@ class Folders:
             self._looks, self._seconds = 0, 0.0
             self.slow = len(self._samples) == _SAMPLES and min(self._samples) > SLOW
 
-    def _look(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> list[Entry]:
+    def _look(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> Entries:
         within = f"{below}/" if below else ""
+        return _files(within, part) or self._entries(within, depth, part)
+
+    def _entries(self, within: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> list[Entry]:
         entries: list[Entry] = []
         for entry in part:
             name = entry.name
@@ -178,6 +205,18 @@ def scan(folder: str) -> list["os.DirEntry[str]"]:
     """A folder's entries in the order of their names."""
     with os.scandir(folder) as entries:
         return sorted(entries, key=attrgetter("name"))
+
+
+def _files(within: str, part: Sequence["os.DirEntry[str]"]) -> Files | None:
+    """The entries as columns if they are all files with plain names, as nearly all are; it takes half the time."""
+    names = [entry.name for entry in part]
+    joined = "/" + "/".join(names)
+    try:
+        if joined.isascii() and "/." not in joined and all([entry.is_file(follow_symlinks=False) for entry in part]):
+            return Files(names, [within + name for name in names], list(map(status_of, part)))
+    except OSError:  # an entry that is gone; what was asked stays known
+        pass
+    return None
 
 
 def status_of(entry: "os.DirEntry[str]") -> os.stat_result:

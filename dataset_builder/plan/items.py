@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,7 +42,6 @@ BLOCKS = pa.schema([field for field in ITEMS if field.name != "shard"])
 _OWN = ("path", "member", "size", "offset", "row", "more", "stamp", "seconds")
 REPEATED = [name for name in ITEMS.names if name not in _OWN]  # columns with repeated values
 _MORE = ("outer", "fps", "files", "members")
-_Value = TypeVar("_Value")
 
 
 def block_table(block: Run | list[Item], source: Source, key: str, stamp_of: Callable[[Item], str]) -> pa.Table:
@@ -51,10 +50,12 @@ def block_table(block: Run | list[Item], source: Source, key: str, stamp_of: Cal
         columns, length = _of_run(block), len(block.paths)
     else:
         columns, length = _of_items(block, stamp_of), len(block)
-    subjects = columns["subject"]
+    subjects = pa.array(columns["subject"], pa.string())
     if not source.published:
-        columns["private"] = _each(subjects, lambda subject: () if subject is None else tuple(subject_words(subject)))
-    columns["subject"] = _each(subjects, lambda subject: hashed_subject(subject, source.id, key))
+        columns["private"] = _each(
+            subjects, lambda subject: [] if subject is None else subject_words(subject), "private"
+        )
+    columns["subject"] = _each(subjects, lambda subject: hashed_subject(subject, source.id, key), "subject")
     return pa.table([_column(name, columns[name], length) for name in BLOCKS.names], schema=BLOCKS)
 
 
@@ -67,7 +68,7 @@ def _of_run(run: Run) -> dict[str, Any]:
         sizes.cast(pa.string()), pa.array(run.changes, pa.int64()).cast(pa.string()), STAMP
     )
     files = {"path": run.paths, "size": sizes, "subject": run.subjects, "stamp": stamps}
-    return {**columns, **files, "seconds": file_seconds(run.like, run.sizes), "follows": _Same(False)}
+    return {**columns, **files, "seconds": file_seconds(run.like, sizes.to_numpy()), "follows": _Same(False)}
 
 
 def _of_items(items: Sequence[Item], stamp_of: Callable[[Item], str]) -> dict[str, Any]:
@@ -111,10 +112,11 @@ def hashed_subject(subject: str | None, source: str, key: str) -> str | None:
     return hashlib.blake2b(f"{source}/{subject}".encode(), key=key.encode()[:64], digest_size=8).hexdigest()
 
 
-def _each(values: Any, function: Callable[[str | None], _Value]) -> Any:
-    """`function` of each value, called once for equal ones."""
-    answers = {value: function(value) for value in dict.fromkeys(values)}
-    return [answers[value] for value in values]
+def _each(values: pa.Array, function: Callable[[str | None], Any], column: str) -> pa.Array:
+    """`function` of each value, called once for equal ones, as a column of BLOCKS."""
+    encoded = values.dictionary_encode("encode")
+    answers = pa.array(map(function, encoded.dictionary.to_pylist()), BLOCKS.field(column).type)
+    return answers.take(encoded.indices)
 
 
 def _more(outer: Part | None, fps: float | None, files: tuple[str, ...], members: tuple[Part, ...]) -> str | None:
