@@ -65,6 +65,17 @@ def _limits(facts: CardFacts) -> dict[str, Any]:
     return {"image_size": f"{plain(side)} x {plain(side)} pixels" if side else "a size that is not stated"}
 
 
+def _part_used(run: RunSummary | None) -> str:
+    """Which of the dataset's images a run used, by its settings; "" if they name no part."""
+    data = run.config.get("data") or {} if run else {}
+    named = [("configuration", [data["config"]] if data.get("config") else []), ("modality", data.get("modality")),
+             ("source", data.get("source"))]  # fmt: skip
+    parts = [f"{word} {' or '.join(plain(str(value)) for value in values)}" for word, values in named if values]
+    if data.get("selection"):
+        parts.append("a selection from a list")
+    return ", ".join(parts)
+
+
 def _data(facts: CardFacts) -> dict[str, Any]:
     dataset = facts.dataset
     if dataset is None:
@@ -72,6 +83,7 @@ def _data(facts: CardFacts) -> dict[str, Any]:
     return {
         "dataset": dataset,
         "dataset_ids": facts.dataset_ids,
+        "part": _part_used(facts.run),
         "sources": _by_count(dataset.sources),
         "cells": _by_count(dataset.cells),
         "outcomes": _by_count(dataset.outcomes or {})[:30],

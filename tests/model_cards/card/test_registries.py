@@ -44,6 +44,14 @@ def test_a_section_has_a_template_and_writes_with_much_and_with_little(section, 
     assert section.variables(full) is not None
 
 
+def test_a_part_of_the_dataset_is_not_passed_off_as_all_of_it(full):
+    assert "the run used of it" not in render.render_card(full)
+    data = {"config": "us", "modality": ["CT", "US"], "source": [], "selection": "/home/somebody/list.txt"}
+    text = render.render_card(dataclasses.replace(full, run=dataclasses.replace(full.run, config={"data": data})))
+    used = "configuration us, modality CT or US, a selection from a list."
+    assert f"The tables count the whole folder; the run used of it {used}\n\n| Source" in text
+
+
 def test_no_template_is_left_over():
     named = {"head", *(section.name for section in SECTIONS)}
     assert {file.name.removesuffix(".md.j2") for file in (TEMPLATES / "card").iterdir()} == named
