@@ -70,7 +70,7 @@ def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
     Raises:
         UserError: the configuration cannot work.
     """
-    config = with_architecture(config)
+    config = method.resolved(with_architecture(config))
     model_config = biovfm_config(config)
     check_augment(config.augment, model_config.patch_size)
     objective = _outline(method, config, model_config)

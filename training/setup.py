@@ -85,7 +85,7 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
     Raises:
         UserError: see `train`.
     """
-    config = with_architecture(config, out)
+    config = method.resolved(with_architecture(config, out), out)
     model_config = biovfm_config(config)
     check_augment(config.augment, model_config.patch_size)
     check_devices(config)

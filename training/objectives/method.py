@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -27,6 +28,13 @@ class Method(ABC, Generic[C, M]):
 
     The defaults suit an objective that encodes every crop once and trains all of its module.
     """
+
+    def resolved(self, config: C, out: Path | None = None) -> C:
+        """The configuration with the architectures of further models that start from weights of their own.
+
+        A run that has begun in `out` keeps those in its `config.yaml`, because it no longer needs these weights.
+        """
+        return config
 
     @abstractmethod
     def build(self, config: C, model_config: BioVFMConfig) -> M:

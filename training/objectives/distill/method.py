@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from biovfm_hf import BioVFMConfig
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.flops import Architecture, step_flops
+from biovfm_hf.reading.documents import read_yaml
 
-from ...settings.config import ModelConfig, biovfm_config
+from ...run.checkpoint import newest_name
+from ...settings.config import ModelConfig, biovfm_config, is_run
 from ..initial import build_encoder, with_architecture, with_run
 from ..method import Method, crops, largest_side, mean_over_sizes
 from .config import MAIN, DistillTrainConfig, StudentConfig
@@ -23,6 +26,16 @@ from .teacher import Teacher, assumed_teacher, load_teacher
 
 class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
     """Students that are exported, and a frozen teacher; everything else comes from the base class."""
+
+    def resolved(self, config: DistillTrainConfig, out: Path | None = None) -> DistillTrainConfig:
+        """The configuration with the architectures that further students take from their initial weights."""
+        begun = out is not None and newest_name(out / "checkpoints") is not None
+        noted = read_yaml(out / "config.yaml").get("distill", {}).get("students", {}) if out and begun else {}
+        students = {
+            name: _resolved(config, name, own, noted.get(name)) if own.init_from and not own.timm else own
+            for name, own in config.distill.students.items()
+        }
+        return replace(config, distill=replace(config.distill, students=students))
 
     def build(self, config: DistillTrainConfig, model_config: BioVFMConfig) -> DistillObjective:
         """Students, projections and teacher. An earlier run gives all of them; its teacher must be of the same kind.
@@ -89,8 +102,28 @@ def _width(config: DistillTrainConfig, teacher: Teacher) -> int:
 
 def _as_main(config: DistillTrainConfig, student: StudentConfig) -> DistillTrainConfig:
     """The run with a further student in place of the model section's."""
-    model = ModelConfig(student.size, student.family, student.init_from, dict(student.fields))
-    return with_architecture(replace(config, model=model))  # type: ignore[return-value]
+    return replace(config, model=ModelConfig(student.size, student.family, student.init_from, dict(student.fields)))
+
+
+def _resolved(
+    config: DistillTrainConfig, name: str, student: StudentConfig, noted: dict[str, Any] | None
+) -> StudentConfig:
+    """A student with the architecture that its run `noted`, or else that of its initial weights.
+
+    Raises:
+        UserError: the weights cannot be read, or are a run, whose parts belong to several models.
+    """
+    if noted:
+        fields = {**noted["fields"], **student.fields}
+        return replace(student, size=noted["size"], family=noted["family"], fields=fields)
+    key, source = f"distill.students.{name}.init_from", str(student.init_from)
+    if is_run(source):
+        raise UserError(f"{key} {source} is a run; name one of its models, such as {Path(source) / 'model'}")
+    try:
+        model = with_architecture(_as_main(config, student)).model
+    except UserError as error:
+        raise UserError(str(error).replace("model.init_from", key, 1)) from error
+    return replace(student, size=model.size, family=model.family, fields=model.fields)
 
 
 def _build_student(config: DistillTrainConfig, student: StudentConfig) -> tuple[nn.Module, int]:

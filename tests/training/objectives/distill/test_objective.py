@@ -181,6 +181,27 @@ def test_students_share_the_teachers_pass_and_learn_as_if_alone(
     assert AutoModel.from_pretrained(tmp_path / "both" / "model_narrow").config.hidden_size == 16
 
 
+def test_a_student_with_weights_of_its_own_goes_on_without_them(
+    teacher: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    """Its architecture is that of its weights, which no setting states."""
+    shutil.copytree(teacher, tmp_path / "first")
+    words = [f"distill.students={{small: {{init_from: {tmp_path / 'first'}}}}}"]
+    run(image_folder, tmp_path / "run", teacher, *words)
+    whole = newest_model(tmp_path / "run" / "checkpoints")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_00000004")
+    shutil.rmtree(tmp_path / "run" / "model")
+    shutil.rmtree(tmp_path / "first")
+    run(image_folder, tmp_path / "run", teacher, *words)
+    again = newest_model(tmp_path / "run" / "checkpoints")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    assert [read_origin(tmp_path / "run" / name).start for name in ("model_small", "model")] == ["first", None]
+    for source, message in ((tmp_path / "run", "is a run; name one of its models"), (tmp_path / "first", "no such")):
+        words = [f"distill.students={{small: {{init_from: {source}}}}}", f"distill.teacher={teacher}"]
+        with pytest.raises(UserError, match=rf"distill\.students\.small\.init_from {source}:? {message}"):
+            pretrain("distill_smoke", dry_run=True, overrides=[*SMALL, *words])
+
+
 def test_a_convnet_of_timm_learns_too_and_is_a_folder_that_timm_and_transformers_load(
     teacher: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
