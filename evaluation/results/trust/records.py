@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.nearest import did_you_mean
+from biovfm_hf.nearest import nearest
 from biovfm_hf.reading.documents import read_json
 from biovfm_hf.results.record import Record
 from biovfm_hf.writing.files import write_text
@@ -27,7 +27,7 @@ def check_columns(tasks: list[Task], by: tuple[str, ...]) -> None:
         known = task.splits["test"].columns
         for name in by:
             if name not in known:
-                there = f"; there are {', '.join(known)}{did_you_mean(name, known)}" if known else ""
+                there = f"; there are {', '.join(known)}{nearest(name, known)}" if known else ""
                 raise UserError(f"task {task.name} has no column {name!r} to group its cases by{there}")
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from biovfm_hf.errors import UserError
 from evaluation.commands.probe import main
+from evaluation.results.trust.records import check_columns
+from evaluation.tasks import open_task
 from evaluation.tasks.radiographs import _columns
 
 
@@ -27,6 +29,12 @@ def listing(tmp_path, class_folder):
                 copy = file
             writer.writerow([copy, file.parts[-2], file.parts[-3], "FM"[number % 2], number % 90])
     return path
+
+
+def test_a_column_that_is_not_there_is_answered_with_those_that_are(listing):
+    task = open_task(str(listing), listing.parent)
+    with pytest.raises(UserError, match=r"no column 'gender' to group its cases by; there are [a-z, ]*sex, age$"):
+        check_columns([task], ("gender",))
 
 
 def test_every_record_has_its_groups(tmp_path, tiny_model, listing, capsys):
