@@ -326,7 +326,7 @@ def search(
         features: features file from biovfm embed.
         query: an example image or volume; can be repeated.
         out: folder to write.
-        images: folder that was embedded, to draw the contact sheet.
+        images: folder or dataset that was embedded, to draw the contact sheet.
         top: how many images to find for each example.
         strict: end with exit status 1 if an example was left out.
         device: torch device (default: cuda if available, else cpu).

@@ -42,7 +42,7 @@ from ..tasks.volume_cases import (
     open_cases,
     unjoined_slices,
 )
-from .naming import AUTO, KEEP, WITHHOLD, Naming, why_withheld
+from .naming import ARCHIVE, AUTO, KEEP, WITHHOLD, Naming, first_archive, why_withheld
 from .nearest import vector_lengths
 
 BEFORE_CROP = 256 / 224  # resized image per input size: the usual resize before a centre crop
@@ -53,6 +53,7 @@ LEFT_OUT, PRIVATE_SOURCES = "left_out", "private_sources"
 _ROW_GROUP = 1 << 14  # vectors read at a time
 LENGTH = "length"  # column of the vectors' Euclidean lengths
 _COMPRESSION = {"id": "zstd", LENGTH: "none", "features.list.element": "none"}  # numbers do not compress
+CONFIG, SPLIT = "config", "split"
 WHY, ON_REQUEST = "withheld", "on request"
 UNRECORDED = "a folder without a record"
 """Stands for the private source of a folder that has no record: such a folder counts as private."""
@@ -198,28 +199,30 @@ def main(argv: list[str]) -> int:
         _tell_series(options)
     features = embed(options)
     if process_group().takes(0):
-        _tell(features, options.out)
+        _tell(features, options.out, Path(options.images))
     return int(options.strict and features.unread > 0)
 
 
 def _tell_series(options: EmbedOptions) -> None:
     """Say that DICOM files which become an image each could be one volume."""
     folder = Path(options.images)
-    count = unjoined_slices(folder) if not options.series and _is_plain_folder(folder) else 0
+    count = unjoined_slices(folder) if not options.series and is_plain_folder(folder) else 0
     if count:
         print(f"{count} DICOM files share a series; --series makes them one volume", file=sys.stderr)
 
 
-def _tell(features: Features, out: Path) -> None:
+def _tell(features: Features, out: Path, folder: Path) -> None:
     for name, reason in list(features.left_out.items())[:SHOWN]:
         print(f"left out: {name}: {reason}", file=sys.stderr)
     left = f"; {len(features.left_out)} files left out, see {_beside(out)}" if features.left_out else ""
     if features.made_with.get(WHY) not in (None, ON_REQUEST):
-        print(_why_hashes(features.made_with[WHY], out), file=sys.stderr)
+        print(_why_hashes(features.made_with[WHY], out, folder), file=sys.stderr)
     print(f"{len(features.names)} images, {features.vectors.shape[1]} numbers each, in {out}{left}")
 
 
-def _why_hashes(reason: str, out: Path) -> str:
+def _why_hashes(reason: str, out: Path, folder: Path) -> str:
+    archive = first_archive(folder) if reason == ARCHIVE else None  # its name is for the screen, not for the file
+    reason += f" (the first: {archive})" if archive else ""
     table = f"{paths_file(out)}, for you only, maps them to paths"
     return f"ids are keyed hashes, because {reason}; {table}; with --paths keep ids are the paths"
 
@@ -246,6 +249,8 @@ def embed(options: EmbedOptions) -> Features:
     made_with = describe(encoder, encoder.vector_kind(options.features))
     if opened.why_withheld:
         made_with |= {"paths": WITHHOLD, WHY: opened.why_withheld}
+    if not is_plain_folder(Path(options.images)):
+        made_with |= {CONFIG: options.config or "", SPLIT: options.split}
     if opened.case_of_image is not None:
         made_with |= {"axes": ",".join(options.axes), "slices": str(options.slices), "pool": options.pool}
     features = _accounted(opened, images, vectors, made_with)
@@ -282,7 +287,7 @@ def _own_outputs(out: Path, folder: Path) -> list[Path]:
 
 
 def _why_withheld(options: EmbedOptions, folder: Path) -> str | None:
-    if not _is_plain_folder(folder):
+    if not is_plain_folder(folder):
         if options.paths == WITHHOLD:
             raise OptionError("paths", f"withhold is for a folder of images, which {folder} is not; leave it out")
         return None
@@ -365,12 +370,12 @@ def open_images(
     folder, shrink_to = Path(source), round(size * BEFORE_CROP)
     if folder.is_file():
         raise UserError(f"{folder} is a file; give the folder that holds the images, or a dataset")
-    if _is_plain_folder(folder):
+    if is_plain_folder(folder):
         return _open_folder(naming or Naming(folder, False), shrink_to, frames, set(leave))
     return _open_dataset(source, config, split, shrink_to)
 
 
-def _is_plain_folder(folder: Path) -> bool:
+def is_plain_folder(folder: Path) -> bool:
     """Whether it is a folder of files, and not a dataset: Parquet files, in `data` or at the top, without images."""
     return folder.is_dir() and not (_has_only_parquet(folder / "data") or _has_only_parquet(folder))
 

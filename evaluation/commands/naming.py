@@ -75,6 +75,11 @@ def why_withheld(folder: Path, paths: Sequence[str] | None = None) -> str | None
         pool.shutdown(cancel_futures=True)
 
 
+def first_archive(folder: Path) -> Path | None:
+    """The first file below a folder that is an archive by its content; None if there is none."""
+    return next((path for path, _ in walk(folder) if _is_unopened(path)), None)
+
+
 def _compare_in_limits(folder: Path, paths: Sequence[str]) -> str | None:
     try:
         return LIMITED.call("DICOM headers", compare_headers, str(folder), list(paths))
@@ -89,7 +94,7 @@ def compare_headers(folder: str, paths: list[str]) -> str | None:
     for path in paths:
         file = Path(folder, path)
         try:
-            if not path.lower().endswith(KNOWN_SUFFIXES) and file.is_file() and _is_archive(file):
+            if _is_unopened(file):
                 return ARCHIVE
             words = header_words(file if file.is_file() else b"", file.name)
         except OSError:
@@ -104,6 +109,10 @@ def compare_headers(folder: str, paths: list[str]) -> str | None:
         else:
             headerless.update(parts)
     return NAMED if any(bears(part, all_words) for part in headerless) else None
+
+
+def _is_unopened(file: Path) -> bool:
+    return not file.name.lower().endswith(KNOWN_SUFFIXES) and file.is_file() and _is_archive(file)
 
 
 def _is_archive(file: Path) -> bool:

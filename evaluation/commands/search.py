@@ -24,7 +24,19 @@ from ..encoders.pooling import POOLS
 from ..pictures.figure import new_figure, save_figure
 from ..tasks.images import read_image
 from ..tasks.volume_cases import SLICES, CaseSlices, Slicing, VolumeCase, is_volume, open_cases
-from .embed import DEVICE_HELP, LEFT_OUT, paths_file, read_features, read_places, write_left_out
+from .embed import (
+    CONFIG,
+    DEVICE_HELP,
+    LEFT_OUT,
+    SPLIT,
+    Features,
+    is_plain_folder,
+    open_images,
+    paths_file,
+    read_features,
+    read_places,
+    write_left_out,
+)
 from .naming import why_withheld
 from .nearest import Index, most_similar
 
@@ -36,6 +48,7 @@ examples:
 OUT receives search.json (ids and cosine similarities). With --images it also receives sheet.png, a contact sheet with
 each example and its most similar images."""
 PRINTED = 3  # similar images per example; the first is often the example itself
+SHEET_PIXELS = 224  # least side to which large pictures of a dataset are decoded
 SAME = 0.999  # least similarity of an example to its own features, which half precision may round
 
 
@@ -47,7 +60,9 @@ class SearchOptions:
     features: Path = required("features file from biovfm embed", metavar="FILE.parquet")
     query: tuple[Path, ...] = required("an example image or volume; can be repeated", metavar="IMAGE")
     out: Path = required("folder to write", metavar="DIR")
-    images: Path | None = option(None, "folder that was embedded, to draw the contact sheet", metavar="DIR")
+    images: Path | None = option(
+        None, "folder or dataset that was embedded, to draw the contact sheet", metavar="DIR_OR_DATASET"
+    )
     top: int = option(8, "how many images to find for each example", least=1)
     strict: bool = option(False, "end with exit status 1 if an example was left out")
     device: str | None = option(None, DEVICE_HELP)
@@ -102,11 +117,10 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     index = Index(options.features) if options.index and options.features.is_file() else None
     features = read_features(options.features, vectors=index is None or not index.fresh)
     places = read_places(options.features)
-    if options.images and not any(_place(options.images, name, places)[0].exists() for name in features.names):
-        raise UserError(
-            f"images: {options.images} holds no image of {options.features} (the first is {features.names[0]}); "
-            "give the folder that was embedded"
-        )
+    folder = None if options.images is None or _is_dataset(options.images, features) else options.images
+    picture_of = None if options.images is None or folder else _dataset_pictures(options.images, features)
+    if folder and not any(_place(folder, name, places)[0].exists() for name in features.names):
+        raise _not_embedded(folder, features)
     device, precision = options.device or default_device(), features.made_with.get("precision")
     encoder = load_encoder(options.model, device, precision=precision, trust_remote_code=options.trust_remote_code)
     if features.made_with["revision"] != encoder.revision:
@@ -133,7 +147,7 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
         {
             "query": titles[path],
             "found": [
-                {"id": name, "similarity": s, "itself": _is_itself(path, name, s, options.images, places)}
+                {"id": name, "similarity": s, "itself": _is_itself(path, name, s, folder, places)}
                 for name, s in ((features.names[i], s) for i, s in _taken(r, v))
             ],
         }
@@ -143,8 +157,42 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     write_text(options.out / "search.json", json.dumps(finds, indent=1) + "\n")
     if options.images:
         titled = [(f"example\n{titles[path]}", _shown(path, slicing)) for path in examples]
-        draw_sheet(options.out / "sheet.png", titled, partial(_read_again, options.images, places, slicing), finds)
+        picture_of = picture_of or partial(_read_again, options.images, places, slicing)
+        draw_sheet(options.out / "sheet.png", titled, picture_of, finds)
     return finds
+
+
+def _is_dataset(images: Path, features: Features) -> bool:
+    """Whether the images are a dataset: a folder of Parquet files, or a name on the Hub if a dataset was embedded."""
+    return SPLIT in features.made_with if not images.is_dir() else not is_plain_folder(images)
+
+
+def _dataset_pictures(source: Path, features: Features) -> Callable[[str], np.ndarray]:
+    """The picture of each id of an embedded dataset; black if it cannot be read.
+
+    Raises:
+        UserError: the dataset cannot be opened, or has none of the ids.
+    """
+    made_with = features.made_with
+    opened = open_images(str(source), made_with.get(CONFIG) or None, made_with.get(SPLIT, "train"), SHEET_PIXELS)
+    rows = {name: number for number, name in enumerate(opened.names)}
+    if not any(name in rows for name in features.names):
+        raise _not_embedded(source, features)
+
+    def picture_of(name: str) -> np.ndarray:
+        try:
+            return opened.images[rows[name]]
+        except (UserError, KeyError):
+            return np.zeros((1, 1, 3), np.uint8)
+
+    return picture_of
+
+
+def _not_embedded(images: Path, features: Features) -> UserError:
+    return UserError(
+        f"images: {images} holds no image of the features (the first is {features.names[0]}); give the folder or "
+        "dataset that was embedded"
+    )
 
 
 def _titles(paths: Sequence[Path], withheld: bool) -> dict[Path, str]:

@@ -137,6 +137,31 @@ def test_the_row_that_cannot_be_read_is_named(tmp_path, tiny_model, class_folder
     assert features.names == ["0", "1"] and words in features.left_out["2"]
 
 
+def test_the_sheet_of_a_dataset_shows_its_rows(tmp_path, tiny_model, class_folder, monkeypatch):
+    files = sorted(class_folder.rglob("*.png"))[:4]
+    source, out = write_dataset(tmp_path / "set", [file.read_bytes() for file in files]), tmp_path / "f.parquet"
+    assert main(["--model", str(tiny_model), "--images", source, "--out", str(out)]) == 0
+    sheets = []
+    monkeypatch.setattr("evaluation.commands.search.draw_sheet", lambda *rest: sheets.append(rest))
+    words = [
+        "--model",
+        str(tiny_model),
+        "--features",
+        str(out),
+        "--query",
+        str(files[2]),
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    assert search([*words, "--images", source]) == 0
+    _, _, picture_of, (entry,) = sheets[0]
+    assert entry["found"][0]["id"] == "2"
+    for number, file in enumerate(files):
+        np.testing.assert_array_equal(picture_of(str(number)), np.asarray(Image.open(file)))
+    with pytest.raises(UserError, match="holds no image of the features"):
+        search([*words, "--images", str(class_folder)])
+
+
 @pytest.fixture
 def messy(tmp_path, make_image):
     """A folder with two good images and every kind of other file, and the message expected for each."""
@@ -452,7 +477,7 @@ def test_a_folder_that_was_not_embedded_is_refused_before_the_search(features, t
     query = next(class_folder.rglob("*.png"))
     words = ["--model", str(tiny_model), "--features", str(features), "--query", str(query), "--out", str(tmp_path)]
     for wrong in (tmp_path / "nowhere", class_folder / "train"):
-        with pytest.raises(UserError, match=rf"images: {wrong} holds no image of .* give the folder"):
+        with pytest.raises(UserError, match=rf"images: {wrong} holds no image of .* give the folder or dataset"):
             search([*words, "--images", str(wrong)])
     assert not (tmp_path / "search.json").exists()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from evaluation.commands.naming import ARCHIVE, NAMED, UNREAD, why_withheld
+from evaluation.commands.naming import ARCHIVE, NAMED, UNREAD, first_archive, why_withheld
 from tests.dataset_builder.conftest import write_dicom
 
 PIXELS = np.tile(np.arange(32, dtype=np.uint8), (32, 1))
@@ -157,7 +157,7 @@ def test_an_archive_withholds(tmp_path, kind):
     write_dicom(tmp_path / "scans" / "a.dcm", PIXELS)
     assert why_withheld(tmp_path / "scans") is None
     made = Path(shutil.make_archive(str(tmp_path / "scans" / "quimby"), kind, tmp_path / "packed"))
-    assert why_withheld(tmp_path / "scans") == ARCHIVE
+    assert why_withheld(tmp_path / "scans") == ARCHIVE and first_archive(tmp_path / "scans") == made
     made.rename(tmp_path / "scans" / "quimby.backup")
     assert why_withheld(tmp_path / "scans") == ARCHIVE
 
