@@ -9,7 +9,7 @@ from PIL import Image
 from biovfm_hf.errors import UserError
 from evaluation.commands.probe import write_task_left_out
 from evaluation.tasks import open_task
-from evaluation.tasks.classes import told_order
+from evaluation.tasks.classes import many_numbers, numbered, told_order
 from evaluation.tasks.listing import Listing, read_listing
 
 
@@ -230,6 +230,15 @@ def test_many_whole_numbers_are_measurements(labelled, target):
 
 def test_few_whole_numbers_are_classes(labelled):
     assert labelled(lambda i: i % 4).record.classes == ("0", "1", "2", "3")
+
+
+def test_many_numbers_with_many_cases_of_each_are_classes_with_a_warning():
+    labels = [str(20 + n % 30) for n in range(300)]
+    assert numbered("ages", labels)[0] == [str(n) for n in range(20, 50)]
+    assert "30 different numbers are taken as classes" in many_numbers(sorted(set(labels)))
+    assert many_numbers([str(n) for n in range(20)]) is None
+    with pytest.raises(UserError, match="30 different numbers"):
+        numbered("ages", labels[:299])
 
 
 def test_labels_that_are_missing_are_counted(labelled):
