@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07
-BLOCK = 1024  # queries at a time
+BLOCK = 256  # queries at a time
 CACHED = 64  # vectors brought to length 1 at a time
 SAMPLE = 4096  # rows whose mean all vectors are taken from
-TILE = 25_600  # support rows at a time, a multiple of GROUP, not a power of 2
+TILE = 102_400  # support rows at a time, a multiple of GROUP: a board of 105 MB, and few selections per query
 GROUP = 16  # columns of which the maximum is looked at first
 
 

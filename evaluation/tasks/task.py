@@ -9,6 +9,7 @@ import numpy as np
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import read_yaml
 
+from ..statistics import masks  # noqa: F401  (registers the metrics of masks)
 from ..statistics.kinds import BINARY, DETECTION, MULTILABEL, SEGMENTATION, TASKS
 from ..statistics.metrics import find_metric
 from .boxes import ImageBoxes

@@ -162,7 +162,8 @@ def test_neighbours_are_those_of_exact_cosines(seed, spread, skip_self, count):
     centre = unit_centre(features)
     support = make_support(unit_offsets(features, centre))
     with patch.object(knn, "TILE", 192):
-        ((similarity, rows),) = nearest(unit_offsets(queries, centre), support, 5, skip_self)
+        blocks = list(nearest(unit_offsets(queries, centre), support, 5, skip_self))
+    similarity, rows = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     wide = [part.astype(np.float64) / np.linalg.norm(part.astype(np.float64), axis=1, keepdims=True)
             for part in (queries, features)]  # fmt: skip
     cosine = wide[0] @ wide[1].T
