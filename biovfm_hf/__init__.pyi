@@ -289,12 +289,14 @@ def curate(
         seed: random seed.
 
     Returns:
-        The content of curation.json: {"pool", "kept", "seed", "clusters": how many at each level, "cluster_sizes": for
-        each level, None with `like`, "columns": {column: {"entropy_pool", "entropy_kept", "counts": {value: [pool,
-        kept]}}}}. Entropies are in nats. With several processes, only the first one writes; the others return {}.
+        The content of curation.json: {"pool", "asked", "kept", "seed", "clusters": how many at each level,
+        "cluster_sizes": for each level, None with `like`, "columns": {column: {"entropy_pool", "entropy_kept",
+        "counts": {value: [pool, kept]}}}}. Entropies are in nats. With several processes, only the first one writes;
+        the others return {}.
 
     Raises:
-        UserError: a features file cannot be read, the pool has too few images, or the dataset does not match the pool.
+        UserError: a features file cannot be read or has a value that is not finite, the pool has too few images or two
+            of one id, or the dataset does not match the pool.
 
     Examples:
         >>> import biovfm_hf
