@@ -1,6 +1,7 @@
 """Input and output of decoders: a file with access to its companions, and pictures or a volume."""
 
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -111,7 +112,12 @@ def folder_beside(place: Path) -> Beside:
 
     def beside(name: str) -> BinaryIO:
         path = top / name
-        if Path(name).is_absolute() or ".." in Path(name).parts or path.resolve() != path or not path.is_file():
+        if (
+            Path(name).is_absolute()
+            or ".." in Path(name).parts
+            or os.path.realpath(path) != str(path)
+            or not path.is_file()
+        ):
             raise UnsafePath("the file that holds the voxels is missing, a link, or not beside the header; fetch it")
         return path.open("rb")
 

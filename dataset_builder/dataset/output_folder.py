@@ -1,5 +1,6 @@
 """Protects the output folder of a build: no foreign files in it, and one build at a time."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,14 @@ def check_output(out: Path, raw: Path, source_folders: list[str]) -> None:
     Raises:
         UserError: why not.
     """
-    inside, around = out.resolve(), raw.resolve()
+    inside, around = _resolved(out), _resolved(raw)
     if around.is_relative_to(inside):
         raise UserError(f"--out {out}: holds the raw folder {raw}; choose a folder beside it")
     for folder in source_folders:
-        if inside.is_relative_to((around / folder).resolve()):  # it may be a link to another disk
+        if inside.is_relative_to(_resolved(around / folder)):  # it may be a link to another disk
             raise UserError(f"--out {out}: lies in the source folder {raw / folder}; choose one outside of it")
+    if out.is_symlink() and not out.exists():
+        raise UserError(f"--out {out}: a link that leads nowhere; remove it, or choose another folder")
     existing = next(path for path in (out, *out.parents) if path.exists())
     if not existing.is_dir():
         raise UserError(f"--out {out}: {existing} is a file; give a folder")
@@ -34,6 +37,10 @@ def check_output(out: Path, raw: Path, source_folders: list[str]) -> None:
         foreign = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
         if foreign:
             raise UserError(f"--out {out}: contains {foreign[0]} but no build; choose a new or empty folder")
+
+
+def _resolved(folder: Path) -> Path:
+    return Path(os.path.realpath(folder))  # `Path.resolve` raises RuntimeError for a link to itself
 
 
 @contextmanager

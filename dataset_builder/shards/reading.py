@@ -1,5 +1,6 @@
 """The work of a limited process: read one input, screen its pictures and make rows of them."""
 
+import os
 import signal
 import threading
 import warnings
@@ -123,7 +124,8 @@ def read_outcomes(source: Content, about: About, raw: Path) -> Iterator[Outcome 
     except BaseException as error:  # decoders raise nearly everything on damage; a Rust panic is no Exception
         place = raw / item.path
         named = item.member is not None and item.kind not in ("hdf5", "dicom_series")  # that of a series is a number
-        raise refusal(error, str(place.resolve()), str(place), item.member or "" if named else "", item.path) from None
+        places = (os.path.realpath(place), str(place), item.member or "" if named else "", item.path)
+        raise refusal(error, *places) from None
 
 
 def _outcome(picture: Picture | Unread, about: About, raw: Path) -> Outcome | Unreadable:

@@ -307,7 +307,7 @@ def _checked(raw: Path, path: str) -> Path:
     place = raw / path
     target = Path(_resolved(place.parent)) / place.name
     if target.is_symlink():
-        target = target.resolve()
+        target = Path(os.path.realpath(target))  # `resolve` raises RuntimeError for a link to itself
     if os.path.commonpath([top, target]) != top:
         raise Refused(UNSAFE, "a symbolic link that leaves the source's folder")
     if not target.is_file() and not target.is_dir():

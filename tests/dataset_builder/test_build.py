@@ -599,6 +599,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(small_raw, tmp_path
     shutil.copytree(raw, project / "raw")
     shutil.move(raw / "eyes", tmp_path / "disk")
     (raw / "eyes").symlink_to(tmp_path / "disk")
+    (raw / "loop").symlink_to("loop")
     for words, reason in (
         ({"raw": raw, "out": project}, "contains data but no build"),
         ({"raw": project / "raw", "out": project}, "holds the raw folder"),
@@ -606,6 +607,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(small_raw, tmp_path
         ({"raw": raw, "out": raw / "scans" / "out"}, "lies in the source folder"),
         ({"raw": raw, "out": tmp_path / "disk" / "out"}, "lies in the source folder"),
         ({"raw": raw, "out": project / "data" / "thesis.txt" / "out"}, "thesis.txt is a file"),
+        ({"raw": raw, "out": raw / "loop"}, "a link that leads nowhere"),
     ):
         with pytest.raises(UserError, match=reason):
             build(words["raw"], words["out"], [sources], workers=0, size=32)

@@ -529,12 +529,13 @@ def test_a_missing_field_of_a_header_is_named():
     assert detail == "x.png: not a readable NRRD (ValueError: no encoding); check its header"
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../secret.raw", "..", "missing.raw", "link.raw"])
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret.raw", "..", "missing.raw", "link.raw", "loop.raw"])
 def test_a_header_cannot_point_elsewhere(tmp_path, name):
     folder = tmp_path / "below"
     folder.mkdir()
     (tmp_path / "secret.raw").write_bytes(bytes(8000))
     (folder / "link.raw").symlink_to(tmp_path / "secret.raw")
+    (folder / "loop.raw").symlink_to("loop.raw")
     header = f"ObjectType = Image\nNDims = 3\nDimSize = 20 20 20\nElementType = MET_UCHAR\nElementDataFile = {name}\n"
     (folder / "a.mhd").write_text(header)
     assert refused(folder / "a.mhd", kind="volume").outcome == "unsafe path"
