@@ -3,37 +3,13 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
-
-class Size(NamedTuple):
-    """The fields of `BioVFMConfig` that a named size sets. MAE keeps the plain MLP at every size."""
-
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    patch_size: int = 16
-    ffn_type: str = "mlp"
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-
-
-# DINOv2's sizes, and those that DINOv3 adds (its S, B and L equal DINOv2's)
-SIZES: dict[str, Size] = {
-    "vit-tiny": Size(192, 12, 3),
-    "vit-small": Size(384, 12, 6),
-    "vit-small-plus": Size(384, 12, 6, ffn_type="swiglu", mlp_ratio=6.0),
-    "vit-base": Size(768, 12, 12),
-    "vit-large": Size(1024, 24, 16),
-    "vit-huge": Size(1280, 32, 16, patch_size=14, ffn_type="swiglu"),
-    "vit-huge-plus": Size(1280, 32, 20, ffn_type="swiglu", mlp_ratio=6.0),
-    "vit-giant": Size(1536, 40, 24, patch_size=14, ffn_type="swiglu"),
-    "vit-7b": Size(4096, 40, 32, ffn_type="swiglu", mlp_ratio=3.0, qkv_bias=False),
-}
+from .sizes import check_patches, named
 
 # differences between the families; everything else is shared
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -186,8 +162,7 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
         Raises:
             ValueError: names the field, its value and what it must fit.
         """
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        check_patches(self.image_size, self.patch_size)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
@@ -254,7 +229,7 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
         """The configuration of a named size, from "vit-tiny" (5.5M parameters) to "vit-7b" (6.7B).
 
         Args:
-            name: one of `SIZES`.
+            name: one of `sizes.SIZES`.
             family: "dinov2" (LayerScale, learned positions, SwiGLU in huge and giant), "dinov3" (rotary positions,
                 four register tokens, no key bias) or "mae".
             **overrides: any field.
@@ -262,11 +237,10 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
         Raises:
             ValueError: the size or family does not exist; the message lists the known ones.
         """
-        if name not in SIZES:
-            raise ValueError(f"there is no size {name!r}; choose one of {', '.join(SIZES)}")
+        size = named(name)
         if family not in FAMILIES:
             raise ValueError(f"there is no family {family!r}; choose one of {', '.join(FAMILIES)}")
-        return cls(**{**SIZES[name]._asdict(), **FAMILIES[family], **overrides})
+        return cls(**{**size._asdict(), **FAMILIES[family], **overrides})
 
 
 def _name_code_by_content(folder: Path) -> None:

@@ -240,7 +240,7 @@ def recipe_flops(size: str, objective: str) -> StepFlops:
     """Operations of one image in a step of the published recipe of a named size.
 
     Args:
-        size: one of `configuration_biovfm.SIZES`.
+        size: one of `sizes.SIZES`.
         objective: one of `RECIPES`.
 
     Raises:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from .sizes import SIZES
+
 
 def named_size(config: Mapping[str, Any]) -> str | None:
     """The named size (`BioVFMConfig.from_size`) with the width, blocks and heads of a config.json, or None."""
-    from .configuration_biovfm import SIZES
-
     sizes = tuple(config.get(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
     names = [name for name, size in SIZES.items() if size[:3] == sizes]
     # of two sizes of equal width and depth, the one with this feed-forward, else the first

@@ -11,7 +11,7 @@ from biovfm_hf.reading.documents import parse_yaml, read_yaml
 
 from . import objectives
 from .settings.augment import PRESETS, AugmentConfig
-from .settings.config import DIMENSIONS, OWN_KEYS, TrainConfig
+from .settings.config import DIMENSIONS, OWN_KEYS, TrainConfig, check_sizes
 from .settings.typed import build, plain
 
 _CONFIG_FOLDER = Path(__file__).parent / "configs"
@@ -51,7 +51,9 @@ def load_config(
                 f"{path} continues from weights; add model.init_from=FOLDER (model folder, weight file or run)"
             )
         tree["model"] = {**model, "init_from": None}
-    return config_from_tree(tree)
+    config = config_from_tree(tree)
+    check_sizes(config)
+    return config
 
 
 def config_from_tree(tree: Mapping[str, Any]) -> TrainConfig:

@@ -3,8 +3,8 @@
 import pytest
 
 from biovfm_hf import BioVFMConfig
-from biovfm_hf.configuration_biovfm import SIZES
 from biovfm_hf.size_names import size_name, size_words
+from biovfm_hf.sizes import SIZES
 
 
 @pytest.mark.parametrize("name", SIZES)

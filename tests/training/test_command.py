@@ -47,10 +47,18 @@ def test_help_needs_no_torch_and_wrong_words_exit_with_2() -> None:
     program = "import runpy, sys; sys.argv = ['x', *{words}]; runpy.run_path({script!r}, run_name='__main__')"
     script = str(ROOT / "training" / "pretrain_dino.py")
     checked = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); "
-    for words, status in ((["--help"], 0), (["--out", "x"], 2)):
+    run = ["--config", "dino_vit_tiny", "--out", "x"]
+    for words, status, reason in (
+        (["--help"], 0, ""),
+        (["--out", "x"], 2, "--config"),
+        ([*run, "model.size=nosuch"], 2, "model: there is no size 'nosuch'; choose one of vit-tiny"),
+        ([*run, "model.patch_size=15"], 2, "model: image_size 224 is not a multiple of patch_size 15 (it follows"),
+        ([*run, "model.patch_size=0"], 2, "model: patch_size 0 must be at least 1"),
+        ([*run, "augment.local_size=97"], 2, "augment.local_size 97 is not a multiple of the patch size 16; use 96"),
+    ):
         command = [sys.executable, "-c", checked + program.format(words=words, script=script)]
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
-        assert done.returncode == status and done.stdout.strip().endswith("False")
+        assert done.returncode == status and done.stdout.strip().endswith("False") and reason in done.stderr
     assert "examples:" in subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True).stdout
 
 

@@ -172,7 +172,6 @@ def test_accumulating_is_the_same_step_for_mae(image_folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["augment.local_size=24"], "24 is not a multiple of the patch size 16"),
         (["run.device=cuda"], "torch sees no GPU"),
         (["batch.size=6", "batch.per_process=4"], "use batch.size="),
         (["batch.per_process=1"], "compares images"),

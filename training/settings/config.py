@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from biovfm_hf import sizes
 from biovfm_hf.cards.origin import Origin
 from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.nearest import did_you_mean
 
-from .augment import AugmentConfig
+from .augment import AugmentConfig, check_augment
 from .typed import Positive, Range, Share, StepsOrShare, check_ranges
 
 
@@ -318,8 +319,7 @@ def biovfm_config(config: TrainConfig) -> Any:
 
     from biovfm_hf import BioVFMConfig
 
-    given: dict[str, Any] = {"image_size": config.augment.global_size, **config.model_fields}
-    given.update(config.model.fields)
+    given = _given(config)
     known = [item.name for item in fields(BioVFMConfig)]
     for name in given:
         if name not in known:
@@ -327,6 +327,36 @@ def biovfm_config(config: TrainConfig) -> Any:
     try:
         return BioVFMConfig.from_size(config.model.size, family=config.model.family or config.family, **given)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        reason = one_line(error.__cause__ or error)
-        follows = "image_size" in reason and "image_size" not in config.model.fields
-        raise UserError(f"model: {reason}{' (it follows augment.global_size)' if follows else ''}") from error
+        raise _refused(config, error) from error
+
+
+def check_sizes(config: TrainConfig) -> None:
+    """Refuse an unknown size, and crops that are not whole patches, in milliseconds: `biovfm_config` needs seconds.
+
+    With initial weights the patch size is known only when these are read.
+
+    Raises:
+        UserError: as `biovfm_config` and `check_augment`.
+    """
+    if config.model.init_from:
+        return
+    try:
+        given = {"patch_size": sizes.named(config.model.size).patch_size, **_given(config)}
+        image_size, patch_size = given["image_size"], given["patch_size"]
+        if not isinstance(image_size, int) or not isinstance(patch_size, int):
+            return  # the model's configuration names the field
+        sizes.check_patches(image_size, patch_size)
+    except ValueError as error:
+        raise _refused(config, error) from error
+    check_augment(config.augment, patch_size)
+
+
+def _given(config: TrainConfig) -> dict[str, Any]:
+    """The fields of `BioVFMConfig` that do not follow from size and family."""
+    return {"image_size": config.augment.global_size, **config.model_fields, **config.model.fields}
+
+
+def _refused(config: TrainConfig, error: Exception) -> UserError:
+    reason = one_line(error.__cause__ or error)
+    follows = "image_size" in reason and "image_size" not in config.model.fields
+    return UserError(f"model: {reason}{' (it follows augment.global_size)' if follows else ''}")

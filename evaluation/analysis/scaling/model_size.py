@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import decoder_parameters, encoder_parameters, recipe_flops
+from biovfm_hf.sizes import SIZES
 
 from .tables import Point
 
@@ -25,8 +26,6 @@ TOLERANCE = 0.02
 
 def size_names() -> tuple[str, ...]:
     """The named sizes of this package."""
-    from biovfm_hf.configuration_biovfm import SIZES
-
     return tuple(SIZES)
 
 
