@@ -5,26 +5,27 @@ take most of the time.
 """
 
 import os
+import resource
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 from biovfm_hf.reading.image_files import SKIPPED_FOLDERS
 
 from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER
+from .ahead import THREADS, Ahead
 
 MAX_DEPTH = 32
-THREADS = 32
 SLOW = 5e-5  # seconds per answer of the disk beyond which threads pay off
-_LOOKS = 64  # files that a thread asks about at a time, timed together
-_QUICK = 8  # times as many, while the disk answers at once
-_AHEAD = 64  # how many such groups, and folders, are read ahead of the walk
+_LOOKS = 16  # files that a thread asks about at a time, timed together
+_QUICK = 32  # times as many, while the disk answers at once
+_AHEAD = 64  # how many such groups of a folder are read ahead of the walk
 _SAMPLES = 4  # timings of which the fastest counts, since the others may include time off the processor
+_THREAD = getattr(resource, "RUSAGE_THREAD", None)  # Linux has it
 
 
 Entry = tuple[str, str, os.stat_result | None, str | None]
@@ -60,34 +61,28 @@ Entries = Files | list[Entry]
 _Listing = tuple[list["os.DirEntry[str]"], Entries]  # lists a folder and stats the first of its entries
 
 
-@dataclass
-class _Level:
-    """The pending folders below the current one, and whether some are listed ahead."""
-
-    folders: Iterator[str]
-    ahead: bool = False
-
-
 class Folders:
     """Lists folders below `top` in the order of names; use as a context manager.
 
     Symbolic links are followed only to files inside `top`. On a fast disk one thread does all calls; on a slow one,
-    calls for the next files and folders run ahead, many at a time.
+    calls for the next files and folders, and for those inside them, run ahead, many at a time.
     """
 
     def __init__(self, top: Path) -> None:
         self._top, self._inside = f"{top}/", top.resolve()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="listing")
-        self._coming: dict[str, Future[_Listing]] = {}
-        self._levels: list[_Level] = []  # the current folder and those around it
+        self._ahead = Ahead(self._pool, self._listing)
+        self._current: dict[str, Entries] = {}  # what the walk is at, in each folder that was read without threads
         self._looks, self._seconds = 0, 0.0
+        sleep(1e-6)  # from now on the count of this thread's waits is above 0 if the system counts them
         self._samples: deque[float] = deque(maxlen=_SAMPLES)
-        self.slow = False
+        self.slow, self._careful = False, True
 
     def __enter__(self) -> "Folders":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ahead.end()
         self._pool.shutdown(cancel_futures=True)
 
     def parts(self, below: str, depth: int) -> Iterator[Entries]:
@@ -96,65 +91,73 @@ class Folders:
         Raises:
             OSError: it cannot be listed; before anything is yielded.
         """
-        if self.slow and self._levels:
-            self._look_ahead(self._levels[-1], below)
-        listing = self._coming.pop(below).result() if below in self._coming else self._timed(below)
-        return self._parts(below, depth, *listing)
-
-    def _look_ahead(self, level: "_Level", below: str) -> None:
-        """List up to `_AHEAD` folders that come after `below`."""
-        if not level.ahead:
-            while next(level.folders, below) != below:
-                pass
-        for place in islice(level.folders, 1 if level.ahead else _AHEAD):
-            self._coming[place] = self._pool.submit(self._listing, place)
-        level.ahead = True
+        listing = self._ahead.take(below) if self.slow else None
+        while self.slow and self._current:
+            self._ahead.found(_folders(self._current.popitem()[1]))
+        return self._parts(below, depth, *(listing or self._timed(below)))
 
     def _parts(self, below: str, depth: int, listed: list["os.DirEntry[str]"], first: Entries) -> Iterator[Entries]:
-        self._levels.append(_Level(self._folders(below, depth, listed)))
         yield first
         at = len(first)
         while at < len(listed) and not self.slow:
             looks = _LOOKS * _QUICK if len(self._samples) == _SAMPLES else _LOOKS
-            yield self._measured(below, depth, listed[at : at + looks])
+            self._current[below] = self._measured(below, depth, listed[at : at + looks])
+            yield self._current[below]
             at += looks
+        self._current.pop(below, None)
         waiting: deque[Future[Entries]] = deque()
         for start in range(at, len(listed), _LOOKS):
-            waiting.append(self._pool.submit(self._look, below, depth, listed[start : start + _LOOKS]))
+            waiting.append(self._pool.submit(self._looked, below, depth, listed[start : start + _LOOKS]))
             if len(waiting) == _AHEAD:
                 yield waiting.popleft().result()
         for future in waiting:
             yield future.result()
-        self._levels.pop()
 
     def _listing(self, below: str) -> _Listing:
         listed = scan(self._top + below)
-        return listed, self._look(below, below.count("/") + 1, listed[:_LOOKS])
+        return listed, self._looked(below, below.count("/") + 1, listed[:_LOOKS])
 
-    def _folders(self, below: str, depth: int, listed: list["os.DirEntry[str]"]) -> Iterator[str]:
-        for entry in listed:
-            if depth < MAX_DEPTH and not is_hidden_folder(entry.name) and _is_folder(entry):
-                yield f"{below}/{entry.name}" if below else entry.name
+    def _looked(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> Entries:
+        entries = self._look(below, depth, part)
+        self._ahead.found(_folders(entries))
+        return entries
 
     def _timed(self, below: str) -> _Listing:
-        began = perf_counter()
+        began = self._now()
         listed = scan(self._top + below)
-        self._measure(1, perf_counter() - began)
+        self._measure(1, began)
         return listed, []
 
     def _measured(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> Entries:
-        began = perf_counter()
+        began = self._now()
         entries = self._look(below, depth, part)
-        self._measure(len(part), perf_counter() - began)
+        self._measure(len(part), began)
         return entries
 
-    def _measure(self, looks: int, seconds: float) -> None:
+    def _now(self) -> tuple[float, int]:
+        return perf_counter(), _waits() if self._careful else 0
+
+    def _measure(self, looks: int, began: tuple[float, int]) -> None:
+        """Count the time since `began`, unless this thread only stood back for other programs.
+
+        How often a thread waited is asked while the disk may be slow; asking for each folder takes time as well.
+        """
+        seconds, waits = began
         self._looks += looks
-        self._seconds += seconds
+        if not waits or _waits() > waits:
+            self._seconds += perf_counter() - seconds
         if self._looks >= _LOOKS:
             self._samples.append(self._seconds / self._looks)
             self._looks, self._seconds = 0, 0.0
-            self.slow = len(self._samples) == _SAMPLES and min(self._samples) > SLOW
+            if len(self._samples) == _SAMPLES and not self.slow:
+                self._judge(min(self._samples) > SLOW)
+
+    def _judge(self, slow: bool) -> None:
+        """Take the disk for slow if the samples were so while waits were counted; count them for the next if not."""
+        self.slow = slow and self._careful
+        if slow and not self._careful:
+            self._samples.clear()
+        self._careful = slow
 
     def _look(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> Entries:
         within = f"{below}/" if below else ""
@@ -205,6 +208,19 @@ def scan(folder: str) -> list["os.DirEntry[str]"]:
     """A folder's entries in the order of their names."""
     with os.scandir(folder) as entries:
         return sorted(entries, key=attrgetter("name"))
+
+
+def _folders(entries: Entries) -> Iterator[str]:
+    """The places of the folders that a walk goes into."""
+    if not isinstance(entries, Files):
+        for _, place, status, problem in entries:
+            if status is None and problem is None:
+                yield place
+
+
+def _waits() -> int:
+    """How often this thread has given up the processor to wait; 0 where the system does not count it."""
+    return resource.getrusage(_THREAD).ru_nvcsw if _THREAD is not None else 0
 
 
 def _files(within: str, part: Sequence["os.DirEntry[str]"]) -> Files | None:

@@ -36,9 +36,9 @@ _SINGLE = frozenset(case(suffix) for suffix in IMAGE_SUFFIXES for case in (str.l
 def list_items(source: Source, raw_dir: Path) -> Iterator[Item]:
     """Everything of `source` below `raw_dir`, selected or excluded with a reason, in a fixed order.
 
-    Folders are walked in the order of their names, archives in their own order; the names of only one folder are in
-    memory at a time. Symbolic links are followed only to files inside the source's folder. A missing folder yields
-    nothing. Every file is looked at once.
+    Folders are walked in the order of their names, archives in their own order. In memory are the names of the folders
+    around the current one, and on a slow disk a few thousand names of what comes next. Symbolic links are followed
+    only to files inside the source's folder. A missing folder yields nothing. Every file is looked at once.
     """
     return items_of_runs(list_inputs(source, raw_dir, {}))
 

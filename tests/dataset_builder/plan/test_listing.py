@@ -4,11 +4,13 @@ import os
 import time
 from collections import Counter
 from dataclasses import replace
+from itertools import islice
+from threading import get_ident
 
 import pytest
 
 from dataset_builder.catalog.load import load_source
-from dataset_builder.plan import folders
+from dataset_builder.plan import ahead, folders
 from dataset_builder.plan.costs import seconds as seconds_of
 from dataset_builder.plan.items import hashed_subject
 from dataset_builder.plan.listing import list_items
@@ -27,13 +29,17 @@ def files(tmp_path, make):
 
 
 def slow(monkeypatch, seconds: float) -> Counter:
-    """Delays each answer of the disk, and counts the queries by path."""
+    """Delays each answer of the disk, and counts the queries by path; `most` files were asked about at a time."""
     looks: Counter[str] = Counter()
+    looks.most, waiting_for = 0, []
 
     def waiting(honest):
         def look(about):
             looks[os.fspath(about)] += 1
+            waiting_for.append(about)
+            looks.most = max(looks.most, sum(isinstance(one, os.DirEntry) for one in waiting_for))
             time.sleep(seconds)
+            waiting_for.remove(about)
             return honest(about)
 
         return look
@@ -56,26 +62,76 @@ def test_each_file_is_looked_at_once(tmp_path, files, monkeypatch, seconds):
     assert plan.stamps(whole) == [stamp_of(item, tmp_path / "raw") for item in plan.items(whole)]
 
 
-def test_files_come_in_the_order_of_their_names_whatever_thread_is_first(tmp_path, files, monkeypatch):
-    quick = list(list_items(files, tmp_path / "raw"))
+@pytest.fixture
+def nested(tmp_path, make):
+    """A source of 240 files in folders of folders, with names, links and folders that are left out."""
+    own = tmp_path / "raw" / "own"
+    for number in range(120):
+        patient = own / f"p{number % 3}" / f"patient{number}{'.-+ '[number % 4]}x" / "study"
+        patient.mkdir(parents=True)
+        for view in ("a.png", "b.png"):
+            (patient / view).write_bytes(b"")
+    (own / "p1" / ".hidden").mkdir()
+    (own / "p1" / "loop").symlink_to(own)
+    (own / "p1" / "patient1-x" / "up").symlink_to(own / "p0")
+    for odd in ("p1\udcff", "p1/patient1-x/\udcff"):
+        (own / odd).mkdir()  # not UTF-8
+    return load_source(make.record(tmp_path, "own", items=["**/*.png"]))
+
+
+def test_items_come_in_the_order_of_their_names_whatever_thread_is_first(tmp_path, nested, monkeypatch):
+    quick = list(list_items(nested, tmp_path / "raw"))
     monkeypatch.setattr(folders, "_LOOKS", 3)
-    monkeypatch.setattr(folders, "SLOW", 0.0)
-    assert list(list_items(files, tmp_path / "raw")) == quick
-    paths = [item.path for item in quick]
-    assert paths == sorted(paths) and len(paths) == 640
+    monkeypatch.setattr(folders, "SLOW", -1.0)
+    for untaken in (1, 40, 4096):
+        monkeypatch.setattr(ahead, "_UNTAKEN", untaken)
+        assert list(list_items(nested, tmp_path / "raw")) == quick
+    paths = [item.path.split("/") for item in quick if not item.excluded]
+    assert paths == sorted(paths) and len(paths) == 240 and len(quick) == 245
 
 
-def test_the_latency_of_a_network_disk_is_hidden(tmp_path, make, monkeypatch):
-    """In one large folder, and in many small ones."""
-    for number in range(400):
-        folder = tmp_path / "raw" / "own" / ("all" if number % 2 else f"case{number}")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.png").write_bytes(b"")
+def test_little_is_listed_before_it_is_needed(tmp_path, nested, monkeypatch):
+    looks = slow(monkeypatch, 0)
+    monkeypatch.setattr(folders, "_LOOKS", 3)
+    monkeypatch.setattr(folders, "SLOW", -1.0)
+    monkeypatch.setattr(ahead, "_UNTAKEN", 8)
+    items = list_items(nested, tmp_path / "raw")
+    assert len(list(islice(items, 20))) == 20
+    time.sleep(0.1)
+    assert 20 < looks.total() < 100
+    items.close()
+
+
+@pytest.mark.parametrize(
+    "place", ["all/{0}.png", "case{0}/{0}.png", "patient{1}/study/{0}.png", "p{2}/patient{1}/study/{0}.png"]
+)
+def test_the_latency_of_a_network_disk_is_hidden(tmp_path, make, monkeypatch, place):
+    for number in range(200):
+        file = tmp_path / "raw" / "own" / place.format(number, number // 2, number // 50)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
     monkeypatch.setattr(folders, "_LOOKS", 8)
-    looks = slow(monkeypatch, 0.004)
-    started = time.perf_counter()
-    assert len(list(list_items(load_source(make.record(tmp_path, "own")), tmp_path / "raw"))) == 400
-    assert time.perf_counter() - started < looks.total() * 0.004 / 3
+    looks = slow(monkeypatch, 0.003)
+    assert len(list(list_items(load_source(make.record(tmp_path, "own")), tmp_path / "raw"))) == 200
+    assert looks.most >= 8
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_disk_is_slow_if_its_answers_are_waited_for(tmp_path, files, monkeypatch, wait):
+    """Rather than if other programs take the processor."""
+    threads = set()
+
+    def look(entry, honest=folders.status_of):
+        threads.add(get_ident())
+        until = time.perf_counter() + 2 * folders.SLOW
+        while time.perf_counter() < until:
+            if wait:
+                time.sleep(folders.SLOW)
+        return honest(entry)
+
+    monkeypatch.setattr(folders, "status_of", look)
+    assert len(list(list_items(files, tmp_path / "raw"))) == 640
+    assert (len(threads) > 1) == wait
 
 
 def test_a_folder_that_cannot_be_listed_ahead_is_reported_in_its_place(tmp_path, files, monkeypatch):
@@ -87,7 +143,7 @@ def test_a_folder_that_cannot_be_listed_ahead_is_reported_in_its_place(tmp_path,
         return honest(folder)
 
     monkeypatch.setattr(folders, "scan", scan)
-    for threshold in (1.0, 0.0):
+    for threshold in (1.0, -1.0):
         monkeypatch.setattr(folders, "SLOW", threshold)
         *_, last = list_items(files, tmp_path / "raw")
         assert (last.path, last.excluded) == ("own/b", "the folder cannot be read (Permission denied)")

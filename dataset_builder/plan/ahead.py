@@ -1,0 +1,87 @@
+"""Lists the folders that a walk of a slow disk comes to next, many at a time."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from heapq import heappop, heappush
+from os import DirEntry
+from threading import RLock
+from typing import Generic, TypeVar
+
+THREADS = 32
+_UNTAKEN = 4096  # folders and their entries that are listed before the walk comes to them; more would fill the memory
+
+First = TypeVar("First")
+
+
+class Ahead(Generic[First]):
+    """Folders that are listed before a walk takes them, those that it takes soonest first.
+
+    A walk takes folders in the order of their names, each before the folders inside it; places that are split at "/"
+    have this order.
+
+    Args:
+        pool: threads, at most `THREADS` of which list folders at a time.
+        listing: lists a folder; it returns all entries, and the facts of the first ones.
+    """
+
+    def __init__(
+        self, pool: ThreadPoolExecutor, listing: Callable[[str], tuple[list["DirEntry[str]"], First]]
+    ) -> None:
+        self._pool, self._list = pool, listing
+        self._lock = RLock()
+        self._found: list[list[str]] = []  # a heap
+        self._coming: dict[str, Future[tuple[list[DirEntry[str]], First]]] = {}
+        self._position = [""]  # the folder taken last
+        self._busy = self._entries = 0
+        self._ended = False
+
+    def take(self, place: str) -> tuple[list["DirEntry[str]"], First] | None:
+        """What is in a folder, if it is listed or being listed; the walk is past all folders before it.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+        with self._lock:
+            self._position = place.split("/")
+            coming = self._coming.pop(place, None)
+        if coming is None:
+            return None
+        listing = coming.result()
+        with self._lock:
+            self._entries -= len(listing[0])
+            self._start()
+        return listing
+
+    def found(self, places: Iterable[str]) -> None:
+        """Have folders listed that the walk comes to later; those that it is past are left out."""
+        with self._lock:
+            for place in places:
+                heappush(self._found, place.split("/"))
+            self._start()
+
+    def end(self) -> None:
+        """List no more."""
+        with self._lock:
+            self._ended = True
+
+    def _start(self) -> None:
+        while self._found and self._may_start():
+            parts = heappop(self._found)
+            if parts > self._position:
+                place = "/".join(parts)
+                self._busy += 1
+                self._coming[place] = self._pool.submit(self._listed, place)
+
+    def _may_start(self) -> bool:
+        return not self._ended and self._busy < THREADS and self._entries + len(self._coming) < _UNTAKEN
+
+    def _listed(self, place: str) -> tuple[list["DirEntry[str]"], First]:
+        try:
+            listing = self._list(place)
+            with self._lock:
+                self._entries += len(listing[0])
+            return listing
+        finally:
+            with self._lock:
+                self._busy -= 1
+                self._start()
