@@ -231,9 +231,12 @@ def test_a_run_folder_among_the_images_is_refused(
 ) -> None:
     folder = tmp_path / "mine"
     shutil.copytree(image_folder, folder)
-    for out in (folder, folder / "deep" / "run"):
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    inside = "lies in the folder of images"
+    for out, reason in ((folder, inside), (folder / "deep" / "run", inside), (loop, "cannot write to")):
         assert train("mae", folder, out) == 1
-        assert "lies in the folder of images" in capsys.readouterr().err
+        assert reason in capsys.readouterr().err
     assert not (folder / "config.yaml").exists()
 
 

@@ -42,7 +42,8 @@ def check_apart(out: Path, data: str | None) -> None:
         UserError: `out` is the folder `data`, or lies in it.
     """
     folder = Path(data or "").expanduser()
-    if data and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+    # `Path.resolve` raises RuntimeError for a link to itself
+    if data and folder.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder)):
         raise UserError(f"--out {out} lies in the folder of images, {folder}; choose a folder elsewhere")
 
 
