@@ -303,6 +303,7 @@ def _checked(raw: Path, path: str) -> Path:
 
     The source's own folder may be a link, as is common for large disks.
     """
+    raw = raw.absolute()  # what is resolved is remembered, and the process may change its folder
     top = _resolved(raw / path.split("/", 1)[0])
     place = raw / path
     target = Path(_resolved(place.parent)) / place.name

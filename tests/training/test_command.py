@@ -223,8 +223,7 @@ def test_estimated_operations_are_those_that_torch_counts(method: str) -> None:
     objective = objectives.method_of(method).build(config, biovfm_config(config)).train()
     images = 8
     with FlopCounterMode(display=False) as counter:
-        loss = forward(method, config, objective, images)
-    assert loss.requires_grad  # its graph holds the tensors until here, so that no place is used twice
+        forward(method, config, objective, images).backward()
     counted = counter.get_total_flops() / images
     assert objectives.method_of(method).flops_per_image(config, biovfm_config(config)) == pytest.approx(
         counted, rel=0.25
