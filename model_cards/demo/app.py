@@ -35,6 +35,23 @@ MAX_UPLOAD = "64mb"
 STYLE = """#message { font-weight: 600; }
 .caption-label { white-space: normal !important; max-width: 100% !important; }
 @media (max-width: 600px) { .grid-container { grid-template-columns: repeat(2, 1fr) !important; } }"""
+PICTURES = {"view": "What the model is shown", "colours": "Its patch tokens as colours"}
+# gradio gives its pictures and groups no names that a screen reader could read
+NAMES = (
+    f"() => {{ const PICTURES = {json.dumps(PICTURES)};"
+    + """
+  const name = () => {
+    for (const image of document.querySelectorAll("#view img, #colours img"))
+      image.alt = PICTURES[image.closest("#view, #colours").id];
+    for (const group of document.querySelectorAll("fieldset:not([aria-label])"))
+      group.setAttribute("aria-label", (group.querySelector("span") || group).innerText.trim());
+    for (const button of document.querySelectorAll("button:not([aria-label])"))
+      if (!button.innerText.trim()) button.setAttribute("aria-label", button.title || "Remove or replace the file");
+  };
+  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+  name();
+}"""
+)
 NOTICE = (
     "For research. Not a medical device: nothing here may guide the care of a patient. "
     "Images are processed by the machine that runs this page, which forgets them after an hour."
@@ -388,8 +405,8 @@ def build_page(encoder: Encoder, index: Index | None) -> Any:
                 message = gradio.Markdown(elem_id="message")
                 with gradio.Row():
                     view, colours = (
-                        gradio.Image(label=label, interactive=False, buttons=["fullscreen", "download"])
-                        for label in ("What the model is shown", "Its patch tokens as colours")
+                        gradio.Image(label=label, interactive=False, buttons=["fullscreen", "download"], elem_id=name)
+                        for name, label in PICTURES.items()
                     )
                 with gradio.Row():
                     shares = gradio.Label(label="Votes of the 20 nearest images", num_top_classes=5, visible=labelled)
@@ -448,7 +465,7 @@ def launch(page: Any, host: str, port: int) -> None:
         button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800"
     )
     words = gradio.I18n(en={"common.complete": "Done"})  # gradio 6 announces this key, and has no word for it
-    options = {"theme": theme, "css": STYLE, "max_file_size": MAX_UPLOAD, "i18n": words}
+    options = {"theme": theme, "css": STYLE, "js": NAMES, "max_file_size": MAX_UPLOAD, "i18n": words}
     page.launch(server_name=host, server_port=port, share=False, quiet=True, **options)
 
 

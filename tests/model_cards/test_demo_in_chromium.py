@@ -34,6 +34,10 @@ pytestmark = [
 ALONE = "import sys, runpy; sys.path.insert(0, ''); runpy.run_path('app.py', run_name='__main__')"
 PICTURES = "[...document.querySelectorAll('img')].filter(image => image.naturalWidth > 0).length"
 WINNERS = "[...document.querySelectorAll('[data-testid=label-output-value]')].map(label => label.innerText.trim())"
+NAMELESS = """[...document.querySelectorAll("#view img, #colours img, fieldset, button")]
+    .filter(part => part.offsetParent && !part.alt && !part.ariaLabel)
+    .filter(part => part.tagName != "BUTTON" || !part.innerText.trim())
+    .map(part => part.outerHTML.slice(0, 200))"""
 SLICE = "document.querySelector('input[type=text], textarea').value"
 TYPE_SLICE = f"{SLICE} = '40'; document.querySelector('input[type=text], textarea').dispatchEvent(new Event('input'))"
 NEIGHBOURS = "[...document.querySelectorAll('.grid-container img')]"
@@ -131,6 +135,7 @@ def test_a_visitor_drops_a_picture_a_dicom_and_a_volume(space, make, tmp_path):
             assert "balanced accuracy 1.00" in words, name
             browser.wait_for("document.body.textContent.includes('Done')", seconds=20)
             assert "common." not in browser.evaluate("document.body.textContent"), name  # gradio's keys have words
+            assert browser.evaluate(NAMELESS) == [], name
             assert name != "png" or browser.evaluate(WINNERS) == ["stripes", "stripes"]
             seen.add(browser.evaluate(VIEW))
             if folder := os.environ.get("BIOVFM_SCREENSHOTS"):
