@@ -6,13 +6,15 @@ from itertools import pairwise
 
 import numpy as np
 
+from ...tasks.classes import is_missing
+
 MAX_GROUPS = 8  # a column with more different numbers is divided into bands
 AGE_BANDS = (20, 40, 60, 80)  # years, as in Seyyed-Kalantari et al. (2021)
 OLDEST = 120  # years; numbers beyond are no ages, such as the 411 of ChestX-ray14
 YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # of the units of DICOM's age strings, as in 006M
 AGE_NAME = re.compile("(patients?|subjects?)?age(in)?(years?|yrs?|y)?")  # its letters: `Patient Age`, `age_years`
 UNKNOWN = "unknown"
-MISSING = {"", "-", "?", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "missing", UNKNOWN}
+ALSO_MISSING = {"-", "?", "none", "missing", UNKNOWN}  # in a column of groups; a label may be "none"
 
 Parser = Callable[[str], float | None]
 
@@ -41,7 +43,7 @@ def bands(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def _known(value: str) -> str:
-    return UNKNOWN if value.lower() in MISSING else value
+    return UNKNOWN if is_missing(value) or value.lower() in ALSO_MISSING else value
 
 
 def _possible(numbers: np.ndarray, is_age: bool) -> np.ndarray:
