@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UserError, one_line
+from ..hub.network import is_repository
 from ..reading.documents import read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -28,7 +29,7 @@ def locate(source: str) -> Path:
     path = Path(source).expanduser()
     if path.exists():
         return path
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or path.suffix in _SUFFIXES:
+    if not is_repository(source) or path.suffix in _SUFFIXES:
         raise UserError(f"{source}: no such file or folder")
     from huggingface_hub import snapshot_download
 
