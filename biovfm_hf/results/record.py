@@ -11,7 +11,7 @@ from ..reading.documents import finite
 RUN_AGAIN = "run biovfm probe again"
 MEANS_FILE = "seeds.json"  # of a results folder: the means over seeds of its records
 SHARED = ("model", "revision", "task", "data", "method", "protocol", "settings")  # fields that all seeds share
-LEFT_OUT = ("kind", "primary", "scores", "joined")  # fields that are not in the file where they are empty
+LEFT_OUT = ("kind", "primary", "modality", "scores", "joined")  # fields that are not in the file where they are empty
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Record:
     for readers, in the order of tables. `positive` is the class that F1, recall and the ROC of a binary task are
     about. `warnings` state what may make the task's scores wrong; those among them by which patients may be in both
     train and test are `leaks`, too. `further` holds a probe's own fields. A field that is
-    None is not in the file, nor are `kind`, `primary` and `scores` if they are empty.
+    None is not in the file, nor are `kind`, `primary`, `modality` and `scores` if they are empty.
 
     Of a mean over several seeds `joined` has all of them, and `seed` is the first; `seeds.json` has such records.
     """
@@ -65,6 +65,7 @@ class Record:
     seconds: float | None = None
     costs: Mapping[str, Any] | None = None
     licence: str | None = None
+    modality: str = ""
     software: Mapping[str, str] | None = None
     further: Mapping[str, Any] = field(default_factory=dict)
     scores: str = ""
@@ -97,7 +98,7 @@ class Record:
         known = {name: value for name, value in row.items() if name in names and value is not None}
         for name in ("seed", "n_train", "n_test", "resamples"):
             known[name] = _whole(row.get(name))
-        known |= {name: str(row.get(name) or "") for name in ("revision", "protocol")}
+        known |= {name: str(row.get(name) or "") for name in ("revision", "protocol", "modality")}
         known["seconds"] = finite(row.get("seconds"))
         known["joined"] = _seeds(row.get("joined"))
         if "titles" in known:

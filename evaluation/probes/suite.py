@@ -226,6 +226,7 @@ def complete(identity: Record, trial: Trial, answer: Answer, seconds: float) -> 
         seconds=seconds,
         costs={**costs(encoder, answer), "seconds": seconds},
         licence=task.record.licence,
+        modality=task.record.modality,
         software=software(),
     )
 

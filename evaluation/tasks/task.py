@@ -25,7 +25,8 @@ class TaskRecord:
 
     Attributes include `kind`, one of `KINDS` (MedMNIST's names, `segmentation` and `detection`); `metric`, by which
     models are compared; `layout`, the reader of its files, and `options` for that reader; `splits`, where the splits
-    come from; and `classes`, names in the order of the labels (for segmentation the first is the background).
+    come from; `classes`, names in the order of the labels (for segmentation the first is the background); and
+    `modality`, that of its images, "" if not stated.
     """
 
     name: str
@@ -38,6 +39,7 @@ class TaskRecord:
     licence: str
     citation: str
     url: str = ""
+    modality: str = ""
     options: dict[str, Any] = field(default_factory=dict)
 
     @property

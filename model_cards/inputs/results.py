@@ -200,6 +200,7 @@ def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
             "n_test": record.n_test,
             "seconds": record.seconds,
             "licence": record.licence,
+            "modality": record.modality or None,
             "settings": record.settings_text,
             "warnings": record.warnings or [],
             "leaks": record.leaks or [],

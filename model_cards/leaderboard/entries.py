@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.hub.calls import steady
 from biovfm_hf.hub.network import heed_missing_network
-from biovfm_hf.reading.documents import finite, parse_yaml, read_text, read_yaml
+from biovfm_hf.reading.documents import finite, parse_yaml, read_text
 from biovfm_hf.results.record import Interval, Record
 
 from ..inputs.results import (
@@ -36,6 +35,7 @@ class Entry:
         metric: name of the score.
         score: with its interval if known.
         licence: of the task's data, "" if not stated.
+        modality: of the task's images, "other" if not stated.
         cost: seconds, None if not stated.
         lower_is_better: whether the better of two models has the lower score.
         title: the metric's for readers.
@@ -52,6 +52,7 @@ class Entry:
     metric: str
     score: Interval
     licence: str = ""
+    modality: str = "other"
     cost: float | None = None
     lower_is_better: bool = False
     title: str = "score"
@@ -68,18 +69,6 @@ class Entry:
     def seed_count(self) -> int:
         """The number of seeds that it is the mean of, 0 if not stated."""
         return len(self.seeds.split(", ")) if self.seeds else 0
-
-    @property
-    def modality(self) -> str:
-        """The modality of the task's images, "other" if unknown."""
-        return modalities().get(self.task.lower(), "other")
-
-
-@cache
-def modalities() -> dict[str, str]:
-    """{task: modality} of the named tasks."""
-    stored = read_yaml(Path(__file__).with_name("modalities.yaml"))
-    return {str(task): str(modality) for modality, tasks in stored.items() for task in tasks}
 
 
 def read_entries(inputs: Iterable[str]) -> tuple[list[Entry], list[tuple[str, Comparison]]]:
@@ -143,7 +132,8 @@ def _entry(record: Record, folder: str) -> Entry:
     metric = record.primary if record.primary in shown else primary_metric([record]) if shown else ""
     return Entry(
         model=record.model, task=record.task, method=way_text(record.method, record.protocol), metric=metric,
-        score=shown.get(metric, Interval(0.0)), licence=record.licence or "", cost=record.seconds,
+        score=shown.get(metric, Interval(0.0)), licence=record.licence or "",
+        modality=record.modality or "other", cost=record.seconds,
         lower_is_better=is_lower_better(metric, [record]), title=labels_of([record])(metric),
         source=Path(folder).name, settings=record.settings_text, seeds=seed_text(record.seeds),
         revision=record.revision, data=record.data or "", folder=folder,
