@@ -11,7 +11,7 @@ from ..reading.documents import finite
 RUN_AGAIN = "run biovfm probe again"
 MEANS_FILE = "seeds.json"  # of a results folder: the means over seeds of its records
 SHARED = ("model", "revision", "task", "data", "method", "protocol", "settings")  # fields that all seeds share
-LEFT_OUT = ("kind", "primary", "modality", "scores", "joined")  # fields that are not in the file where they are empty
+LEFT_OUT = ("kind", "primary", "few_shot", "modality", "scores", "joined")  # fields that are not in the file where they are empty
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Record:
     mapping with `value`, `low` and `high` (some have more), or a number; if it is undefined, it or its value is None.
     `lower_is_better` names the metrics for which the better model has the lower value, `titles` are those of metrics
     for readers, in the order of tables. `positive` is the class that F1, recall and the ROC of a binary task are
-    about. `warnings` state what may make the task's scores wrong; those among them by which patients may be in both
-    train and test are `leaks`, too. `further` holds a probe's own fields. A field that is
-    None is not in the file, nor are `kind`, `primary`, `modality` and `scores` if they are empty.
+    about. `few_shot` states whether the intervals cover 95% of the draws of training subjects; the setting `shots` has
+    their number. `warnings` state what may make the task's scores wrong; those among them by which patients may be in
+    both train and test are `leaks`, too. `further` holds a probe's own fields. A field that is None is not in the
+    file, nor is one of `LEFT_OUT` if it is empty.
 
     Of a mean over several seeds `joined` has all of them, and `seed` is the first; `seeds.json` has such records.
     """
@@ -53,6 +54,7 @@ class Record:
     titles: Mapping[str, str] | None = None
     classes: list[str] | None = None
     positive: str | None = None
+    few_shot: bool = False
     metrics: Mapping[str, Any] = field(default_factory=dict)
     undefined: Mapping[str, str] | None = None
     thresholds: list[float] | None = None
@@ -100,6 +102,7 @@ class Record:
             known[name] = _whole(row.get(name))
         known |= {name: str(row.get(name) or "") for name in ("revision", "protocol", "modality")}
         known["seconds"] = finite(row.get("seconds"))
+        known["few_shot"] = row.get("few_shot") is True
         known["joined"] = _seeds(row.get("joined"))
         if "titles" in known:
             known["titles"] = _texts(known["titles"])
@@ -149,12 +152,6 @@ class Record:
     def settings_text(self) -> str:
         """The settings in words, such as `features both, precision fp32`."""
         return settings_text(self.settings)
-
-    @property
-    def is_few_shot(self) -> bool:
-        """Whether its intervals cover 95% of the draws of training subjects."""
-        return self.method.startswith("fewshot")
-
 
 def settings_text(settings: Any) -> str:
     """Settings in words, by name; text, as in the results file beside a card, stays as it is.

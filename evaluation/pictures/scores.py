@@ -79,12 +79,17 @@ def draw_ranks_of_kinds(out: Path, records: list[Record]) -> None:
 
 def draw_shots(out: Path, records: list[Record]) -> None:
     """Draw few-shot curves of each task, one picture per group of settings that differ only in the shots."""
-    few = [record for record in records if record.is_few_shot]
-    for name, group in figure_blocks(few, lambda record: replace(record.without("shots"), method="fewshot")):
+    few = [record for record in records if record.few_shot]
+    for name, group in figure_blocks(few, _without_shots):
         for task, of_task in by_task(group).items():
             if len({record.method for record in of_task}) > 1:
                 title = f"{task}, {name}" if name else task
                 draw_few_shot(figure_path(out, "fewshot", task, *([name] if name else [])), title, of_task)
+
+
+def _without_shots(record: Record) -> Record:
+    """The record as those of other shots have it, too: `fewshot-4` becomes `fewshot`."""
+    return replace(record.without("shots"), method=record.method.partition("-")[0])
 
 
 def line_look(number: int) -> tuple[str, str]:

@@ -32,7 +32,8 @@ class FewShot(Probe):
 
     name = "fewshot"
     title = "probes on a few subjects (per class, if there are classes)"
-    stratifies = False  # its intervals are over draws
+    stratifies = False
+    few_shot = True
     features: str = features_setting("both")
     shots: int = shots_setting()
     draws: int = draws_setting()

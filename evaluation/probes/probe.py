@@ -166,6 +166,7 @@ class Probe(ABC):
             despite AUC 1). The authors probe linearly only, so their rule applies there.
         normalises_alike: whether a paper's protocol gives every model its authors' common preprocessing.
         stratifies: whether its intervals come from resamples that can keep the class counts.
+        few_shot: whether it draws `shots` training subjects again and again, and its intervals are over these draws.
         trains_encoder: whether it trains the encoder's weights, so that features cannot be shared.
         corrupts: whether it can be scored on corrupted images.
         saves_masks: whether it can write the masks that it predicts.
@@ -180,6 +181,7 @@ class Probe(ABC):
     thresholds: ClassVar[str] = "fast"
     normalises_alike: ClassVar[bool] = False
     stratifies: ClassVar[bool] = True
+    few_shot: ClassVar[bool] = False
     trains_encoder: ClassVar[bool] = False
     corrupts: ClassVar[bool] = False
     saves_masks: ClassVar[bool] = False

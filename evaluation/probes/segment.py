@@ -147,6 +147,7 @@ class FewShotMasks(MaskProbe):
 
     name = FewShot.name
     title = FewShot.title
+    few_shot = True
     shots: int = shots_setting()
     draws: int = draws_setting()
 

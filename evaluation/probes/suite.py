@@ -208,6 +208,7 @@ def complete(identity: Record, trial: Trial, answer: Answer, seconds: float) -> 
         primary=answer.primary or task.record.metric,
         classes=list(task.record.classes),
         positive=task.record.positive,
+        few_shot=trial.run.probe.few_shot,
         metrics=answer.metrics,
         undefined=answer.undefined,
         thresholds=answer.thresholds,

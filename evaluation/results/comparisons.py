@@ -186,7 +186,7 @@ def _compare(out: Path, firsts: list[Record], seconds: list[Record], resamples: 
     """The difference of two models in each metric, from one record of each or from the records of several seeds."""
     pairs = [(read_scores(out, a), read_scores(out, b)) for a, b in zip(firsts, seconds, strict=True)]
     record = firsts[0]
-    if record.is_few_shot:
+    if record.few_shot:
         rows = _few_shot(record, pairs)
     elif record.kind == SEGMENTATION:
         rows = _over_seeds(record, pairs, resamples) if len(pairs) > 1 else _segmentation(pairs[0], resamples, seed)

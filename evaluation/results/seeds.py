@@ -50,7 +50,7 @@ def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
     """One record of several seeds, see `over_seeds`."""
     group = sorted(group, key=lambda record: record.seed or 0)
     score_files = [read_scores(out, record) for record in group]
-    if group[0].is_few_shot:
+    if group[0].few_shot:
         entries = _pooled_draws(score_files)
     else:
         parts = spreads([case_draws(*pair, resamples) for pair in zip(group, score_files, strict=True)])

@@ -177,7 +177,7 @@ def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
 
 def _interval_words(record: Record) -> str:
     """A description of the values and intervals of a block."""
-    if record.is_few_shot:
+    if record.few_shot:
         return "Means over draws of training subjects; in brackets the range that holds 95 % of the draws."
     if record.joined:
         return "Means over seeds, with 95 % intervals that hold test cases and seeds."
@@ -186,7 +186,7 @@ def _interval_words(record: Record) -> str:
 
 def _difference_words(record: Record) -> str:
     """A description of the tests of a block's differences."""
-    if record.is_few_shot:
+    if record.few_shot:
         return "Paired by draw of the training subjects and by test case; intervals and p (Student's t) hold both."
     if record.joined:
         return "Paired by seed and test case; intervals and p (Student's t) hold both."
@@ -216,7 +216,7 @@ def _task_table(task: str, records: list[Record]) -> list[str]:
     undefined = [pair for record in records for pair in (record.undefined or {}).items()]
     notes.update({f"{name} undefined: {why}": None for name, why in undefined})
     notes.update(dict.fromkeys(filter(None, map(_seed_note, records))))
-    counts = {record.resamples or RESAMPLES for record in records if not record.is_few_shot}
+    counts = {record.resamples or RESAMPLES for record in records if not record.few_shot}
     if counts - {RESAMPLES}:
         notes[f"intervals rest on {' and '.join(map(str, sorted(counts)))} resamples"] = None
     if unlike(records, "data", "task"):

@@ -26,7 +26,7 @@ def eval_results(records: list[Record]) -> list[Any]:
     entries = []
     for record in records:
         label = labels_of([record])
-        method, bound = _method_words(record), "draws" if record.is_few_shot else "ci"
+        method, bound = _method_words(record), "draws" if record.few_shot else "ci"
         for name, value in record.intervals.items():
             bounds = None
             if value.low is not None and value.high is not None:

@@ -195,6 +195,7 @@ def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
             "lower_is_better": record.lower_is_better or [],
             "titles": record.titles,
             "positive": record.positive,
+            "few_shot": record.few_shot,
             "metrics": {name: asdict(interval) for name, interval in record.intervals.items()},
             "n_train": record.n_train,
             "n_test": record.n_test,

@@ -106,7 +106,7 @@ def _score_table(records: list[Record], models: list[str], names: dict[str, str]
         "method": records[0].method,
         "protocol": records[0].protocol,
         "settings": records[0].settings_text,
-        "few_shot": records[0].is_few_shot,
+        "few_shot": records[0].few_shot,
         "metrics": order[:MAIN_METRICS],
         "others": order[MAIN_METRICS:],
         "primary": primary,
@@ -115,7 +115,7 @@ def _score_table(records: list[Record], models: list[str], names: dict[str, str]
         "ranks": mean_ranks(records, primary, names),
         "left_out": max(0, len(records) - MAX_ROWS),
         "seeds": list(dict.fromkeys(filter(None, (way_words("", "", seed_text(record.seeds)) for record in records)))),
-        "joined": any(record.joined and not record.is_few_shot for record in records),
+        "joined": any(record.joined and not record.few_shot for record in records),
         "seconds": sum(record.seconds or 0 for record in records) or None,
     }
 

@@ -32,6 +32,7 @@ def test_every_probe_has_a_name_a_title_kinds_and_settings_with_help():
         assert kind.name == name and protocol in kind.protocols and kind.title and task in kind.kinds
         assert kind().identity.keys() <= {"version", *(item.name for item in fields(kind))}
         assert all(item.metadata["help"] for item in fields(kind))
+        assert kind.few_shot == ("shots" in {item.name for item in fields(kind)})
     options = {item.name for item in fields(command.options_class())}
     declared = {item.name for kind in PROBES.values() for item in fields(kind) if item.init}
     assert declared <= options

@@ -10,11 +10,11 @@ from biovfm_hf.results.record import Interval, Record, settings_text
 ROW = {
     "model": "m", "revision": "r", "task": "t", "data": "d", "method": "linear", "protocol": "fast", "seed": 0,
     "settings": {"precision": "fp32", "features": "both"}, "resamples": 50, "kind": "multiclass", "primary": "auc",
-    "classes": ["a", "b"],
+    "classes": ["a", "b"], "few_shot": True,
     "metrics": {"auc": {"value": 0.8, "low": 0.7, "high": 0.9, "further": 1}, "mcc": {"value": None}, "dice": 1},
     "undefined": {"mcc": "one class only"}, "thresholds": [0.5], "chosen": {"c": 1.0}, "notes": ["n"], "warnings": [],
     "leaks": ["one patient in train and test"],
-    "n_train": 9, "n_test": 8, "seconds": 1.25, "costs": {"share": 0.0}, "licence": "CC0", "software": {},
+    "n_train": 9, "n_test": 8, "seconds": 1.25, "costs": {"share": 0.0}, "licence": "CC0", "modality": "CT", "software": {},
     "sharpness": 2, "scores": "scores/a.npz",
 }  # fmt: skip
 
@@ -34,7 +34,6 @@ def test_fields_that_come_in_another_order_are_written_in_that_of_the_file():
 def test_intervals_hold_the_metrics_that_are_defined():
     record = Record.read(ROW, "a record")
     assert record.intervals == {"auc": Interval(0.8, 0.7, 0.9), "dice": Interval(1.0)}
-    assert not record.is_few_shot and Record.read({**ROW, "method": "fewshot-4"}, "a record").is_few_shot
 
 
 def test_settings_in_words_are_the_same_from_a_mapping_and_from_words():

@@ -81,6 +81,7 @@ def test_few_shot_command_compares_draw_by_draw(tmp_path, tiny_model, second_mod
     )
     records = json.loads((tmp_path / "results.json").read_text())
     assert [r["method"] for r in records] == ["fewshot-1", "fewshot-1", "fewshot-4", "fewshot-4"]
+    assert all(r["few_shot"] for r in records)
     rows = json.loads((tmp_path / "comparisons.json").read_text())
     assert {row["method"] for row in rows} == {"fewshot-1", "fewshot-4"}
     for row in rows:  # each variance has a part from the draws and a part from the test cases

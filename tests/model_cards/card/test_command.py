@@ -258,7 +258,7 @@ def test_rows_of_several_settings_say_which(model_dir, make, tmp_path):
 def test_every_figure_for_the_hub_says_how_it_was_measured(model_dir, make, tmp_path):
     held = {"features": "both", "precision": "fp32"}
     rows = [{**row, "seed": seed, "settings": held} for seed in (0, 1) for row in make.rows(str(model_dir), ["t"])]
-    rows.append({**rows[0], "method": "fewshot-4"})
+    rows.append({**rows[0], "method": "fewshot-4", "few_shot": True})
     words = ["--results", str(make.results(tmp_path / "results", rows)), "--benchmark", "you/bench"]
     card.main([str(model_dir), *words])
     text = (model_dir / "README.md").read_text()

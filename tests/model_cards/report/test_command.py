@@ -305,7 +305,8 @@ def test_settings_have_tables_of_their_own(make, tmp_path):
 
 
 def test_rows_say_their_seed_what_few_shot_ranges_are_and_why_there_is_no_p(make, tmp_path):
-    rows = [{**row, "seed": seed, "method": "fewshot-4"} for seed in (0, 1) for row in make.rows("a", ["t"])]
+    few = {"method": "fewshot-4", "few_shot": True}
+    rows = [{**row, **few, "seed": seed} for seed in (0, 1) for row in make.rows("a", ["t"])]
     common = dict(task="t", method="fewshot-4", protocol="fast", seed=0, metric="auc", model_a="a", model_b="b")
     difference = {**common, "settings": {}, "difference": 0.1, "p": None, "p_holm": None, "reason": "made before"}
     text = written(tmp_path, make.results(tmp_path / "results", rows, [difference]))
