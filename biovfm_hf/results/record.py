@@ -11,7 +11,7 @@ from ..reading.documents import finite
 RUN_AGAIN = "run biovfm probe again"
 MEANS_FILE = "seeds.json"  # of a results folder: the means over seeds of its records
 SHARED = ("model", "revision", "task", "data", "method", "protocol", "settings")  # fields that all seeds share
-LEFT_OUT = ("kind", "primary", "few_shot", "modality", "scores", "joined")  # fields that are not in the file where they are empty
+LEFT_OUT = ("kind", "primary", "few_shot", "modality", "scores", "joined")  # not in the file where they are empty
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,7 @@ class Record:
     def settings_text(self) -> str:
         """The settings in words, such as `features both, precision fp32`."""
         return settings_text(self.settings)
+
 
 def settings_text(settings: Any) -> str:
     """Settings in words, by name; text, as in the results file beside a card, stays as it is.

@@ -14,8 +14,8 @@ ROW = {
     "metrics": {"auc": {"value": 0.8, "low": 0.7, "high": 0.9, "further": 1}, "mcc": {"value": None}, "dice": 1},
     "undefined": {"mcc": "one class only"}, "thresholds": [0.5], "chosen": {"c": 1.0}, "notes": ["n"], "warnings": [],
     "leaks": ["one patient in train and test"],
-    "n_train": 9, "n_test": 8, "seconds": 1.25, "costs": {"share": 0.0}, "licence": "CC0", "modality": "CT", "software": {},
-    "sharpness": 2, "scores": "scores/a.npz",
+    "n_train": 9, "n_test": 8, "seconds": 1.25, "costs": {"share": 0.0}, "licence": "CC0", "modality": "CT",
+    "software": {}, "sharpness": 2, "scores": "scores/a.npz",
 }  # fmt: skip
 
 
