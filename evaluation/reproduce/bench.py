@@ -93,9 +93,17 @@ class Bench:
     @staticmethod
     def settings_of(cell: Cell) -> set[str]:
         """Names of the settings of a cell's method."""
-        kinds = {read_records()[task].kind for task in cell.tasks}
-        probes = [probe for probe in find_probes(cell.method, cell.protocol) if kinds & {*probe.kinds}]
-        return {item.name for probe in probes for item in fields(probe) if item.init}
+        return {item.name for probe in probes_of(cell) for item in fields(probe) if item.init}
+
+
+def probes_of(cell: Cell) -> list[type[Probe]]:
+    """The probes of a cell's method that suit its tasks.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    kinds = {read_records()[task].kind for task in cell.tasks}
+    return [probe for probe in find_probes(cell.method, cell.protocol) if kinds & {*probe.kinds}]
 
 
 def make_probe(kind: type[Probe], settings: dict[str, Any], changed: dict[str, Any]) -> Probe:

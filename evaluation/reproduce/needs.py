@@ -15,7 +15,7 @@ from ..encoders.lineup import LINEUP
 from ..encoders.load import on_disk
 from ..encoders.segmentation_networks import SCRATCH
 from ..tasks import Task, read_records
-from .bench import BASELINES, Bench
+from .bench import BASELINES, Bench, probes_of
 from .recipe import Cell, Recipe
 
 UTILISATION = 0.3  # share of the peak, over encoders and decoders; reading images is not counted
@@ -100,11 +100,12 @@ def cell_work(cell: Cell, recipe: Recipe, bench: Bench) -> dict[tuple, float | N
     """
     settings = {**cell.settings, **bench.options.settings}
     gflops = model_gflops(cell.model, recipe, bench)
+    trained = any(probe.trains_encoder for probe in probes_of(cell))
     work: dict[tuple, float | None] = {}
     for task in cell.tasks:
         counts = image_counts(task, recipe, bench)
         pixels = (settings.get("image_size") or OWN_PIXELS) / OWN_PIXELS if cell.model in BASELINES else 1.0
-        if cell.method in ("finetune", "lora", "bitfit"):
+        if trained:
             key: tuple = ("tune", cell.model, task, cell.method)
             per_image = _tuning(counts, settings)
         elif cell.model in BASELINES:
