@@ -10,13 +10,14 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.options import option
 
 from .frozen import FrozenProbe
-from .probe import Problem, Scores, Trial, features_setting, register
+from .probe import Problem, Scores, Trial, features_setting, log_loss, register
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07
+LEAST = 1e-6  # probability in the validation loss, since votes are often exactly 0 or 1
 BLOCK = 256  # queries at a time
 CACHED = 64  # vectors brought to length 1 at a time
 SAMPLE = 4096  # rows whose mean all vectors are taken from
@@ -72,7 +73,7 @@ def probe_knn(problem: Problem, neighbours: int | None = None, temperature: floa
     else:
         scored = {k: (v, t) for k, v, t in _votes(offsets, support, targets, counts, temperature)}
     truth = problem.targets("val")
-    losses = {k: _log_loss(val, truth, problem.independent) for k, (val, _) in scored.items()}
+    losses = {k: log_loss(val, truth, problem.independent, LEAST) for k, (val, _) in scored.items()}
     best = min(losses, key=lambda k: losses[k])
     return Scores(*scored[best], {"neighbours": best, "temperature": None if problem.independent else temperature})
 
@@ -232,11 +233,3 @@ def _likelihood(seen: np.ndarray, mask: np.ndarray, k: int, smooth: float) -> np
     cells = (seen + np.arange(labels) * (k + 1))[mask]
     counts = np.bincount(cells, minlength=labels * (k + 1)).reshape(labels, k + 1).T
     return (smooth + counts) / (smooth * (k + 1) + counts.sum(0))
-
-
-def _log_loss(probabilities: np.ndarray, truth: np.ndarray, independent: bool) -> float:
-    probabilities = np.clip(probabilities.astype(np.float64), 1e-6, 1 - 1e-6)
-    losses = -truth * np.log(probabilities)
-    if independent:
-        losses -= (1 - truth) * np.log(1 - probabilities)
-    return float(losses.sum(1).mean())

@@ -132,9 +132,12 @@ def one_hot(labels: np.ndarray, outputs: int) -> np.ndarray:
     return labels.astype(np.float32) if labels.ndim == 2 else np.eye(outputs, dtype=np.float32)[labels]
 
 
-def log_loss(probabilities: np.ndarray, targets: np.ndarray, independent: bool) -> float:
-    """The mean over cases of the cross-entropy of probabilities (N, K), summed over outputs."""
-    likely = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
+def log_loss(probabilities: np.ndarray, targets: np.ndarray, independent: bool, least: float = 1e-7) -> float:
+    """The mean over cases of the cross-entropy of probabilities (N, K), summed over outputs.
+
+    Probabilities are kept `least` away from 0 and 1.
+    """
+    likely = np.clip(probabilities.astype(np.float64), least, 1 - least)
     losses = -targets * np.log(likely)
     if independent:
         losses -= (1 - targets) * np.log(1 - likely)
