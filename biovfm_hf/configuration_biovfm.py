@@ -11,8 +11,8 @@ from transformers.backbone_utils import BackboneConfigMixin
 
 from .sizes import check_patches, named
 
-# differences between the families; everything else is shared
-FAMILIES: dict[str, dict[str, Any]] = {
+# the fields in which families differ; everything else is shared
+FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     "dinov2": {"layerscale_value": 1e-5, "position_embedding_type": "learned", "initialization": "dinov2"},
     "mae": {
         "layerscale_value": None,
@@ -238,9 +238,9 @@ class BioVFMConfig(BackboneConfigMixin, PreTrainedConfig):
             ValueError: the size or family does not exist; the message lists the known ones.
         """
         size = named(name)
-        if family not in FAMILIES:
-            raise ValueError(f"there is no family {family!r}; choose one of {', '.join(FAMILIES)}")
-        return cls(**{**size._asdict(), **FAMILIES[family], **overrides})
+        if family not in FAMILY_FIELDS:
+            raise ValueError(f"there is no family {family!r}; choose one of {', '.join(FAMILY_FIELDS)}")
+        return cls(**{**size._asdict(), **FAMILY_FIELDS[family], **overrides})
 
 
 def _name_code_by_content(folder: Path) -> None:
