@@ -214,44 +214,6 @@ def step_flops(
     return StepFlops(encoded, taught, decoded, projected)
 
 
-def _mae_flops(size: str) -> StepFlops:
-    """Operations of the configs `mae_vit_*`: the encoder on a quarter of the patches, the decoder on all."""
-    from .configuration_biovfm import BioVFMConfig
-
-    config = BioVFMConfig.from_size(size, family="mae")
-    return step_flops(Architecture.of(config), Crops(1, 224, 0), decoder=True, visible=1 - config.mask_ratio)
-
-
-def _dino_flops(size: str) -> StepFlops:
-    """Operations of the configs `dino_vit_*`, with heads and stochastic depth."""
-    from .configuration_biovfm import BioVFMConfig
-
-    config = BioVFMConfig.from_size(size)
-    if config.patch_size == 16:  # DINOv2's `vitl16_short`
-        return step_flops(Architecture.of(config), Crops(), teacher=True, heads=Heads(), drop_path=0.3)
-    heads = Heads(2 * 0.5 * 0.3 * 256, (2048, 3, 384, 131_072), (2048, 3, 256, 131_072))  # `vitl14`, `vitg14`
-    return step_flops(Architecture.of(config), Crops(local_size=98), teacher=True, heads=heads, drop_path=0.4)
-
-
-RECIPES = {"dino": _dino_flops, "mae": _mae_flops}  # objectives whose compute is known for every named size
-
-
-def recipe_flops(size: str, objective: str) -> StepFlops:
-    """Operations of one image in a step of the published recipe of a named size.
-
-    Args:
-        size: one of `sizes.SIZES`.
-        objective: one of `RECIPES`.
-
-    Raises:
-        UserError: no recipe of that objective is published.
-    """
-    if objective not in RECIPES:
-        raise UserError(f"no recipe of objective {objective!r} counts its compute by size; known are those of "
-                        f"{', '.join(RECIPES)}, so choose another axis")  # fmt: skip
-    return RECIPES[objective](size)
-
-
 def _decoder_flops(architecture: Architecture, side: int, visible: float) -> float:
     """Operations of the decoder on one crop, forward and backward."""
     blocks, patches = architecture.decoder, architecture.patches(side)

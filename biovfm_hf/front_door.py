@@ -273,9 +273,28 @@ def encoder_provenance(name: str) -> "Provenance":
     Raises:
         UserError: this installation lacks the room, or the room lacks a package; or the encoder's files are damaged.
     """
-    module = "evaluation.encoders.provenance"
+    return _ask("evaluation.encoders.provenance", "encoder_provenance", name)
+
+
+def counted_objectives() -> list[str]:
+    """The objectives for which the size alone determines the operations of a step, from training's registry."""
+    return _ask("training.recipes", "counted_objectives")
+
+
+def recipe_flops(objective: str, size: str) -> float:
+    """Operations of one image in a step of an objective's recipe for a named size.
+
+    Raises:
+        UserError: the operations of that objective do not follow from the size; or this installation lacks the room,
+            or the room lacks a package.
+    """
+    return _ask("training.recipes", "recipe_flops", objective, size)
+
+
+def _ask(module: str, function: str, *arguments: str) -> Any:
+    """What a function of a room answers to another room, which must not import it."""
     with packages_named(module):
-        return load_room_module(module).encoder_provenance(name)
+        return getattr(load_room_module(module), function)(*arguments)
 
 
 def _signature(function: Callable[..., Any], options: type | None) -> inspect.Signature:

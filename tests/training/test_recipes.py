@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from biovfm_hf import BioVFMConfig
+from biovfm_hf.flops import Architecture, Crops, Heads, step_flops
+from biovfm_hf.front_door import counted_objectives, recipe_flops
 from training.config_file import load_config, shipped_configs
 from training.settings.config import biovfm_config
 from training.settings.typed import flat, plain
@@ -170,3 +173,24 @@ def test_maes_recipe_is_its_own(size: str) -> None:
         8,
         16,
     )
+
+
+COSTS = {
+    ("dino", "vit-large"): {"teacher": True, "heads": Heads(), "drop_path": 0.3},
+    ("dino", "vit-giant"): {
+        "teacher": True,
+        "heads": Heads(2 * 0.5 * 0.3 * 256, (2048, 3, 384, 131_072), (2048, 3, 256, 131_072)),
+        "drop_path": 0.4,
+    },
+    ("dino", "vit-7b"): {"teacher": True, "heads": Heads(), "drop_path": 0.3},  # has no config of its own
+    ("mae", "vit-giant"): {"decoder": True, "visible": 0.25},  # nor has this
+}
+
+
+@pytest.mark.parametrize(("objective", "size"), COSTS)
+def test_a_recipe_costs_what_its_papers_numbers_give(objective: str, size: str) -> None:
+    model = BioVFMConfig.from_size(size, family="mae" if objective == "mae" else "dinov2")
+    crops = Crops(1, 224, 0) if objective == "mae" else Crops(local_size=98 if model.patch_size == 14 else 96)
+    flops = step_flops(Architecture.of(model), crops, **COSTS[objective, size]).total
+    assert recipe_flops(objective, size) == pytest.approx(flops, rel=1e-12)
+    assert counted_objectives() == ["dino", "mae"]

@@ -212,6 +212,8 @@ class TrainConfig:
         crops: global crops that it takes of an image.
         local_crops: whether it takes local ones too.
         smallest_batch: images that one forward pass needs at least.
+        counted_by_size: whether the model's size determines the operations of a step, which `biovfm scaling` then
+            knows; not so where the user names a further network that takes part.
     """
 
     title: ClassVar[str]
@@ -222,6 +224,7 @@ class TrainConfig:
     crops: ClassVar[int] = 1
     local_crops: ClassVar[bool] = False
     smallest_batch: ClassVar[int] = 1
+    counted_by_size: ClassVar[bool] = True
 
     method: str = ""
     seed: Annotated[int, Range(0)] = 0

@@ -7,7 +7,8 @@ parameters, the BioVFM paper's own axis, or pretraining compute.
 from collections.abc import Mapping
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.flops import decoder_parameters, encoder_parameters, recipe_flops
+from biovfm_hf.flops import decoder_parameters, encoder_parameters
+from biovfm_hf.front_door import counted_objectives, recipe_flops
 from biovfm_hf.sizes import SIZES
 
 from .tables import Point
@@ -22,6 +23,7 @@ AXIS_LABELS = {
     "total_compute": "Pretraining compute (EFLOP)",
 }
 TOLERANCE = 0.02
+_PAPER_ENDINGS = {"-d": "dino", "-m": "mae"}  # BioVFM-D and BioVFM-M
 
 
 def size_names() -> tuple[str, ...]:
@@ -65,18 +67,17 @@ def size_of(point: Point, known: Mapping[str, tuple[float, float]]) -> str:
 
 
 def objective_of(family: str) -> str:
-    """The objective of a family, DINO or MAE, as its name states it; used if no column gives the objective.
+    """The objective that a family's name contains, or its ending in the paper; used if no column gives the objective.
 
     Raises:
-        UserError: the name contains neither.
+        UserError: the name contains none, or several.
     """
-    lowered = family.lower()
-    if "mae" in lowered or lowered.endswith("-m"):
-        return "mae"
-    if "dino" in lowered or lowered.endswith("-d"):
-        return "dino"
-    raise UserError(f"the objective is unknown for family {family!r}, which --axis compute needs; "
-                    "add a column objective to the points, or name it so that it contains dino or mae")  # fmt: skip
+    lowered, known = family.lower(), counted_objectives()
+    contained = [name for name in known if name in lowered] or [_PAPER_ENDINGS.get(lowered[-2:], "")]
+    if len(contained) == 1 and contained[0]:
+        return contained[0]
+    raise UserError(f"the objective is unknown for family {family!r}, which --axis compute needs; add a column "
+                    f"objective to the points, or name it so that it contains {' or '.join(known)}")  # fmt: skip
 
 
 def axis_values(points: list[Point], axis: str) -> tuple[list[float], str]:
@@ -97,7 +98,7 @@ def axis_values(points: list[Point], axis: str) -> tuple[list[float], str]:
         return [known[name][0] for name in names], AXIS_LABELS[axis]
     if axis == "published":
         return [known[name][1] for name in names], AXIS_LABELS[axis]
-    each = [recipe_flops(n, p.objective or objective_of(p.family)).total for n, p in zip(names, points, strict=True)]
+    each = [recipe_flops(p.objective or objective_of(p.family), n) for n, p in zip(names, points, strict=True)]
     if all(point.images > 0 for point in points):
         total = [flops * point.images * 1e6 / 1e18 for flops, point in zip(each, points, strict=True)]
         return total, AXIS_LABELS["total_compute"]

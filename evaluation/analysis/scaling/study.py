@@ -19,7 +19,8 @@ from typing import Any
 
 import biovfm_hf
 from biovfm_hf.errors import UserError
-from biovfm_hf.flops import RECIPES, encoder_parameters
+from biovfm_hf.flops import encoder_parameters
+from biovfm_hf.front_door import counted_objectives
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.reading.documents import read_json, read_yaml
 from biovfm_hf.results.record import Record
@@ -184,11 +185,12 @@ def _layers(path: Path, layers: Any, probe: dict[str, Any]) -> dict[str, Any]:
 def _check_axis(path: Path, plan: Plan) -> None:
     if plan.axis not in AXES:
         raise UserError(f"{path}: unknown axis {plan.axis!r}; choose one of: {', '.join(AXES)}")
+    counted = counted_objectives() if plan.axis == "compute" else []
     for run in plan.runs if plan.axis == "compute" else ():
-        if run.objective not in RECIPES:
+        if run.objective not in counted:
             what = f"the objective {run.objective!r}" if run.objective else "no named objective"
             raise UserError(f"{path}: families: {run.family} has {what}, but axis compute counts only "
-                            f"{' and '.join(RECIPES)}; give one of these, or another axis")  # fmt: skip
+                            f"{' and '.join(counted)}; give one of these, or another axis")  # fmt: skip
 
 
 def _check_probe(path: Path, plan: Plan) -> None:

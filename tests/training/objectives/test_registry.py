@@ -15,6 +15,8 @@ from transformers import AutoModel
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.cards.objective import read_objective
 from biovfm_hf.errors import UserError
+from evaluation.analysis.scaling.model_size import axis_values
+from evaluation.analysis.scaling.tables import Point
 from model_cards.card.facts import gather
 from model_cards.card.options import CardOptions
 from model_cards.card.render import render_card
@@ -152,6 +154,14 @@ def check_card_of_simmim(run: Path) -> None:
     assert objective.flops_per_image == objectives.method_of("simmim").flops_per_image(config, biovfm_config(config))
     images = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["images"]
     assert f"Whole run: about {short_count(images * objective.flops_per_image)}FLOP" in card
+
+
+def test_scaling_knows_the_compute_of_a_further_objective() -> None:
+    points = [Point("SimMIM", 5.53, "t", 90), Point("other", 85.8, "t", 95, objective="simmim")]
+    each, _ = axis_values(points, "compute")
+    for flops, size in zip(each, ("vit-tiny", "vit-base"), strict=True):
+        config = config_from_tree({"method": "simmim", "model": {"size": size}})
+        assert flops * 1e9 == objectives.method_of("simmim").flops_per_image(config, biovfm_config(config))
 
 
 def test_a_further_objective_learns_and_runs_as_a_script(recipe: Path, image_folder: Path, tmp_path: Path) -> None:

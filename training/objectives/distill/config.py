@@ -77,6 +77,7 @@ class DistillTrainConfig(TrainConfig):
 
     title: ClassVar[str] = "distillation"
     summary: ClassVar[str] = "distillation: class and patch tokens learn to predict those of a larger, frozen encoder"
+    counted_by_size: ClassVar[bool] = False
 
     method: str = "distill"
     steps: Positive = 100_000
