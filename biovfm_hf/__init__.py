@@ -10,7 +10,7 @@ Each command is a function here: `biovfm_hf.build`, `pretrain`, `embed`, `search
 import importlib
 from typing import Any
 
-from .front_door import DOORS, open_door
+from .front_door import FUNCTIONS, open_door
 from .registration import register_when_loaded
 
 CLASSES = {
@@ -24,13 +24,13 @@ CLASSES = {
     "BioVFMModel": "modeling_biovfm",
 }
 
-__all__ = sorted(CLASSES | DOORS)  # the types of all are in __init__.pyi
+__all__ = sorted(CLASSES | FUNCTIONS)  # the types of all are in __init__.pyi
 
 
 def __getattr__(name: str) -> Any:
     if name in CLASSES:
         value = getattr(importlib.import_module(f".{CLASSES[name]}", __name__), name)
-    elif name in DOORS:
+    elif name in FUNCTIONS:
         value = open_door(name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

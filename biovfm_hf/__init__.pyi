@@ -188,6 +188,38 @@ def load_encoder(
     """
     ...
 
+def convert(
+    source: str,
+    *,
+    to: str | Path,
+    format: str = 'biovfm',
+    num_heads: int | None = None,
+    decoder_heads: int | None = None,
+) -> Any:
+    """Read the weights of `source` and write them to `to`; see `read_encoder` and the writers.
+
+    Args:
+        source: weight file, model folder or Hub repo id.
+        to: folder to write; must not exist.
+        format: what to write.
+        num_heads: number of attention heads, if a bare weight file does not state it.
+        decoder_heads: number of heads of MAE's decoder, if its file does not state it.
+
+    Returns:
+        The encoder that was read. Its `left_out` also names tensors that the format has no place for; its `notes`
+        state what was assumed, and where the format computes something else.
+
+    Raises:
+        UserError: the folder exists, the source cannot be read whole, or the format cannot hold it.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> converted = biovfm_hf.convert("run/model", to="theirs", format="vit_mae")
+        >>> AutoModel.from_pretrained("theirs").config.model_type
+        'vit_mae'
+    """
+    ...
+
 def embed(
     *,
     model: str,
@@ -588,43 +620,6 @@ def score(
     """
     ...
 
-def scaling(
-    points: str | Path,
-    *,
-    out: str | Path,
-    properties: str | Path | None = None,
-    axis: str = 'given',
-    published: bool = False,
-    seed: int = 0,
-) -> Any:
-    r"""Fit score = e^b size^a for every family and task, correlate the slopes, and write tables and figures.
-
-    Args:
-        points: scores, or slopes that are already fitted.
-        out: folder for tables and figures.
-        properties: task properties to correlate with slopes.
-        axis: what x is: the file's numbers (given), encoder parameters, the published axis (encoder + MAE
-            decoder), or pretraining compute.
-        published: draw the BioVFM paper's results beside yours where axis and tasks agree.
-        seed: random seed of the bootstrap and the permutations.
-
-    Returns:
-        The analysis that the files in `out` show.
-
-    Raises:
-        UserError: a file cannot be used, or the points allow no fit.
-
-    Examples:
-        >>> rows = [f"{family},{size},x,{80 * size**slope}" for family, slope in [("A", 0.02), ("B", 0.01)]
-        ...         for size in (5, 20, 80, 300)]
-        >>> _ = Path("points.csv").write_text("\n".join(["family,params_millions,task,auc", *rows]))
-        >>> import biovfm_hf
-        >>> analysis = biovfm_hf.scaling("points.csv", out="scaling")
-        >>> Path("scaling/slopes.csv").is_file()
-        True
-    """
-    ...
-
 def analyse(
     models: Sequence[str] | str,
     *,
@@ -666,6 +661,43 @@ def analyse(
         >>> import biovfm_hf
         >>> analysis = biovfm_hf.analyse("run/model", images="raw/scans", out="layers", resamples=20)
         >>> Path("layers/layers.png").is_file()
+        True
+    """
+    ...
+
+def scaling(
+    points: str | Path,
+    *,
+    out: str | Path,
+    properties: str | Path | None = None,
+    axis: str = 'given',
+    published: bool = False,
+    seed: int = 0,
+) -> Any:
+    r"""Fit score = e^b size^a for every family and task, correlate the slopes, and write tables and figures.
+
+    Args:
+        points: scores, or slopes that are already fitted.
+        out: folder for tables and figures.
+        properties: task properties to correlate with slopes.
+        axis: what x is: the file's numbers (given), encoder parameters, the published axis (encoder + MAE
+            decoder), or pretraining compute.
+        published: draw the BioVFM paper's results beside yours where axis and tasks agree.
+        seed: random seed of the bootstrap and the permutations.
+
+    Returns:
+        The analysis that the files in `out` show.
+
+    Raises:
+        UserError: a file cannot be used, or the points allow no fit.
+
+    Examples:
+        >>> rows = [f"{family},{size},x,{80 * size**slope}" for family, slope in [("A", 0.02), ("B", 0.01)]
+        ...         for size in (5, 20, 80, 300)]
+        >>> _ = Path("points.csv").write_text("\n".join(["family,params_millions,task,auc", *rows]))
+        >>> import biovfm_hf
+        >>> analysis = biovfm_hf.scaling("points.csv", out="scaling")
+        >>> Path("scaling/slopes.csv").is_file()
         True
     """
     ...
@@ -734,54 +766,6 @@ def reproduce(
     """
     ...
 
-def card(
-    model_dir: str | Path,
-    *,
-    results: str | Path | None = None,
-    run: str | Path | None = None,
-    dataset: str | Path | None = None,
-    repo_id: str | None = None,
-    dataset_id: Sequence[str] | str = (),
-    known_as: str | None = None,
-    teacher: str | None = None,
-    benchmark: str | None = None,
-    license: str | None = None,
-    base_model: Sequence[str] | str = (),
-    private_images: bool = False,
-    watts: float | None = None,
-    grid: float | None = None,
-) -> Any:
-    """Write the model folder's README.md, and its results in machine-readable form beside it.
-
-    Args:
-        model_dir: folder with config.json and model.safetensors.
-        results: folder with results.json (biovfm probe --out).
-        run: folder of the training run (config.yaml, metrics.jsonl).
-        dataset: dataset folder it was trained on.
-        repo_id: the model's name on the Hub, for title and usage lines.
-        dataset_id: training dataset on the Hub; can be repeated.
-        known_as: the model's name in the results, if not its folder.
-        teacher: teacher of a distilled model, as biovfm probe --model took it: adds what was lost against it in
-            these results, and the speed of both on this CPU.
-        benchmark: also write .eval_results for this leaderboard on the Hub.
-        license: licence id (default: the old card's, else that of base model and data, if they agree).
-        base_model: the name on the Hub of a model it was made from, if that was a folder; NAME as the card has
-            it, by default the first; can be repeated.
-        private_images: show test images of private tasks too (default: leave them out).
-        watts: mean power draw of all devices in watts, for the energy estimate.
-        grid: grams of CO2e per kWh, for the emissions estimate.
-
-    Raises:
-        UserError: a folder is not of the kind that its option needs, or the results are of another model.
-
-    Examples:
-        >>> import biovfm_hf
-        >>> written = biovfm_hf.card("run/model", run="run", dataset="dataset")
-        >>> Path("run/model/README.md").read_text().startswith("---")
-        True
-    """
-    ...
-
 def report(
     inputs: Sequence[str | Path] | str | Path,
     *,
@@ -842,6 +826,54 @@ def leaderboard(
     """
     ...
 
+def card(
+    model_dir: str | Path,
+    *,
+    results: str | Path | None = None,
+    run: str | Path | None = None,
+    dataset: str | Path | None = None,
+    repo_id: str | None = None,
+    dataset_id: Sequence[str] | str = (),
+    known_as: str | None = None,
+    teacher: str | None = None,
+    benchmark: str | None = None,
+    license: str | None = None,
+    base_model: Sequence[str] | str = (),
+    private_images: bool = False,
+    watts: float | None = None,
+    grid: float | None = None,
+) -> Any:
+    """Write the model folder's README.md, and its results in machine-readable form beside it.
+
+    Args:
+        model_dir: folder with config.json and model.safetensors.
+        results: folder with results.json (biovfm probe --out).
+        run: folder of the training run (config.yaml, metrics.jsonl).
+        dataset: dataset folder it was trained on.
+        repo_id: the model's name on the Hub, for title and usage lines.
+        dataset_id: training dataset on the Hub; can be repeated.
+        known_as: the model's name in the results, if not its folder.
+        teacher: teacher of a distilled model, as biovfm probe --model took it: adds what was lost against it in
+            these results, and the speed of both on this CPU.
+        benchmark: also write .eval_results for this leaderboard on the Hub.
+        license: licence id (default: the old card's, else that of base model and data, if they agree).
+        base_model: the name on the Hub of a model it was made from, if that was a folder; NAME as the card has
+            it, by default the first; can be repeated.
+        private_images: show test images of private tasks too (default: leave them out).
+        watts: mean power draw of all devices in watts, for the energy estimate.
+        grid: grams of CO2e per kWh, for the emissions estimate.
+
+    Raises:
+        UserError: a folder is not of the kind that its option needs, or the results are of another model.
+
+    Examples:
+        >>> import biovfm_hf
+        >>> written = biovfm_hf.card("run/model", run="run", dataset="dataset")
+        >>> Path("run/model/README.md").read_text().startswith("---")
+        True
+    """
+    ...
+
 def push(
     folder: str | Path,
     repo_id: str,
@@ -876,37 +908,5 @@ def push(
         >>> pushed = biovfm_hf.push("run/model", "owner/my-model")
         >>> pushed.private
         True
-    """
-    ...
-
-def convert(
-    source: str,
-    *,
-    to: str | Path,
-    format: str = 'biovfm',
-    num_heads: int | None = None,
-    decoder_heads: int | None = None,
-) -> Any:
-    """Read the weights of `source` and write them to `to`; see `read_encoder` and the writers.
-
-    Args:
-        source: weight file, model folder or Hub repo id.
-        to: folder to write; must not exist.
-        format: what to write.
-        num_heads: number of attention heads, if a bare weight file does not state it.
-        decoder_heads: number of heads of MAE's decoder, if its file does not state it.
-
-    Returns:
-        The encoder that was read. Its `left_out` also names tensors that the format has no place for; its `notes`
-        state what was assumed, and where the format computes something else.
-
-    Raises:
-        UserError: the folder exists, the source cannot be read whole, or the format cannot hold it.
-
-    Examples:
-        >>> import biovfm_hf
-        >>> converted = biovfm_hf.convert("run/model", to="theirs", format="vit_mae")
-        >>> AutoModel.from_pretrained("theirs").config.model_type
-        'vit_mae'
     """
     ...

@@ -1,4 +1,4 @@
-"""The `biovfm` command: a table of sub-commands, each loaded only when it is used."""
+"""The `biovfm` command: sub-commands of the front door, each loaded only when it is used."""
 
 import os
 import select
@@ -6,42 +6,15 @@ import sys
 from collections.abc import Sequence
 
 from .errors import UserError, one_line
+from .front_door import COMMANDS
 from .rooms import load_room_module, packages_named
 
 _READER_LEFT = 141  # the status that a shell gives to a program that SIGPIPE ended
 
-# command: (module below, what it does). Each module has `main(argv) -> int` with a parser of its own.
-COMMANDS = {
-    "quickstart": ("biovfm_hf.quickstart.command", "run the whole pipeline on real images, on a CPU, in minutes"),
-    "sources": ("dataset_builder.sources_command", "list, show, check and download the 61 public sources"),
-    "build": ("dataset_builder.build", "turn raw sources into a screened Parquet dataset"),
-    "pretrain": ("training.command", "pretrain a vision transformer on unlabelled images, in one process"),
-    "convert": (
-        "biovfm_hf.conversion.command",
-        "read DINOv2, DINOv3, MAE, timm or transformers weights, and write them back",
-    ),
-    "embed": ("evaluation.commands.embed", "turn images into a Parquet file of feature vectors"),
-    "curate": ("evaluation.analysis.curation.command", "choose images to pretrain on, balanced or like your own"),
-    "search": ("evaluation.commands.search", "find the images most like an example, with a contact sheet"),
-    "probe": ("evaluation.commands.probe", "score encoders on benchmark tasks, with intervals"),
-    "score": ("evaluation.commands.score", "metrics and intervals for scores that you already have"),
-    "analyse": ("evaluation.analysis.layers.command", "what each layer of a model holds, and how alike models are"),
-    "scaling": ("evaluation.analysis.scaling.command", "slopes, correlations and figures of a scaling study"),
-    "reproduce": (
-        "evaluation.reproduce.command",
-        "the two papers' tables and figures, beside the printed numbers",
-    ),
-    "report": ("model_cards.report.command", "one HTML page of data, training and results"),
-    "leaderboard": ("model_cards.leaderboard.command", "a page of models by tasks with real ranks; export a Space"),
-    "card": ("model_cards.card.command", "write the model card from what actually happened"),
-    "push": ("model_cards.hub.command", "send a model or dataset folder to the Hub"),
-    "demo": ("model_cards.demo.command", "try a model on images in the browser; export a Space"),
-}
-
 
 def usage() -> str:
     """The help text: one line per command."""
-    lines = [f"  {name:<11} {summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:<11} {entry.summary}" for name, entry in COMMANDS.items()]
     return "\n".join(
         [
             "usage: biovfm COMMAND [options]",
@@ -98,8 +71,9 @@ def _run(arguments: list[str]) -> int:
     if not sys.stderr.isatty():  # no progress bars of libraries in a log; they read this on import
         for library in ("HF_HUB", "HF_DATASETS"):
             os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
-    with packages_named(COMMANDS[command][0]):
-        return load_room_module(COMMANDS[command][0]).main(rest)
+    module = COMMANDS[command].module
+    with packages_named(module):
+        return load_room_module(module).main(rest)
 
 
 def _reader_left() -> bool:

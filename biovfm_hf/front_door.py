@@ -1,4 +1,4 @@
-"""The front door: each command as a function of `biovfm_hf`, with the command's options as its keywords.
+"""The front door: the commands of `biovfm`, and each as a function of `biovfm_hf` with the options as its keywords.
 
 `biovfm_hf.build(raw="raw", out="dataset")` does what `biovfm build --raw raw --out dataset` does. A function's
 signature and docstring come from its command's options dataclass; the room behind it loads on first use.
@@ -18,21 +18,31 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Door:
-    """A function of the front door: its module, and an example of its use.
+class Entry:
+    """A command of `biovfm`, a function of `biovfm_hf`, or both, as most are.
 
-    The examples build on each other, beginning in an empty folder.
+    Attributes:
+        module: where it is. That of a command has `main(argv) -> int` with a parser of its own.
+        summary: what the command does, for `biovfm --help`; "" if there is only the function.
+        function: its name in the module; "" if there is only the command.
+        options: options dataclass of the function, in the same module; "" if it takes plain arguments.
+        example: of the function's use. The examples build on each other, beginning in an empty folder.
     """
 
     module: str
-    function: str
-    options: str  # options dataclass of the function, in the same module; "" if it takes plain arguments
-    example: str
+    summary: str
+    function: str = ""
+    options: str = ""
+    example: str = ""
 
 
-DOORS = {
-    "build": Door(
+# in the order of `biovfm --help`
+ENTRIES = {
+    "quickstart": Entry("biovfm_hf.quickstart.command", "run the whole pipeline on real images, on a CPU, in minutes"),
+    "sources": Entry("dataset_builder.sources_command", "list, show, check and download the 61 public sources"),
+    "build": Entry(
         "dataset_builder.build",
+        "turn raw sources into a screened Parquet dataset",
         "run",
         "BuildOptions",
         """\
@@ -61,8 +71,9 @@ next: load_dataset("dataset", "full", split="train")
 >>> summary["kept"]
 24""",
     ),
-    "pretrain": Door(
+    "pretrain": Entry(
         "training.command",
+        "pretrain a vision transformer on unlabelled images, in one process",
         "pretrain",
         "",
         """\
@@ -74,8 +85,9 @@ next: load_dataset("dataset", "full", split="train")
 >>> AutoModel.from_pretrained("run/model").config.model_type
 'biovfm'""",
     ),
-    "load_encoder": Door(
+    "load_encoder": Entry(
         "evaluation.encoders.load",
+        "",
         "load_encoder",
         "",
         """\
@@ -84,8 +96,20 @@ next: load_dataset("dataset", "full", split="train")
 >>> encoder.name, encoder.size
 ('run/model', 96)""",
     ),
-    "embed": Door(
+    "convert": Entry(
+        "biovfm_hf.conversion.command",
+        "read DINOv2, DINOv3, MAE, timm or transformers weights, and write them back",
+        "convert",
+        "ConvertOptions",
+        """\
+>>> import biovfm_hf
+>>> converted = biovfm_hf.convert("run/model", to="theirs", format="vit_mae")
+>>> AutoModel.from_pretrained("theirs").config.model_type
+'vit_mae'""",
+    ),
+    "embed": Entry(
         "evaluation.commands.embed",
+        "turn images into a Parquet file of feature vectors",
         "embed",
         "EmbedOptions",
         """\
@@ -94,8 +118,9 @@ next: load_dataset("dataset", "full", split="train")
 >>> len(features.names)
 24""",
     ),
-    "curate": Door(
+    "curate": Entry(
         "evaluation.analysis.curation.command",
+        "choose images to pretrain on, balanced or like your own",
         "curate",
         "CurateOptions",
         """\
@@ -104,8 +129,9 @@ next: load_dataset("dataset", "full", split="train")
 >>> len(Path("curated/selection.txt").read_text().splitlines())
 12""",
     ),
-    "search": Door(
+    "search": Entry(
         "evaluation.commands.search",
+        "find the images most like an example, with a contact sheet",
         "search",
         "SearchOptions",
         """\
@@ -115,8 +141,9 @@ next: load_dataset("dataset", "full", split="train")
 >>> answer["found"][0]["id"]
 '07.png'""",
     ),
-    "probe": Door(
+    "probe": Entry(
         "evaluation.commands.probe",
+        "score encoders on benchmark tasks, with intervals",
         "probe",
         "ProbeOptions",
         """\
@@ -138,8 +165,9 @@ True
 >>> record.n_test
 6""",
     ),
-    "score": Door(
+    "score": Entry(
         "evaluation.commands.score",
+        "metrics and intervals for scores that you already have",
         "score",
         "ScoreOptions",
         """\
@@ -151,8 +179,20 @@ True
 >>> metrics["auc"]["low"] < metrics["auc"]["value"] < metrics["auc"]["high"]
 True""",
     ),
-    "scaling": Door(
+    "analyse": Entry(
+        "evaluation.analysis.layers.command",
+        "what each layer of a model holds, and how alike models are",
+        "analyse",
+        "AnalyseOptions",
+        """\
+>>> import biovfm_hf
+>>> analysis = biovfm_hf.analyse("run/model", images="raw/scans", out="layers", resamples=20)
+>>> Path("layers/layers.png").is_file()
+True""",
+    ),
+    "scaling": Entry(
         "evaluation.analysis.scaling.command",
+        "slopes, correlations and figures of a scaling study",
         "scaling",
         "ScalingOptions",
         """\
@@ -164,18 +204,9 @@ True""",
 >>> Path("scaling/slopes.csv").is_file()
 True""",
     ),
-    "analyse": Door(
-        "evaluation.analysis.layers.command",
-        "analyse",
-        "AnalyseOptions",
-        """\
->>> import biovfm_hf
->>> analysis = biovfm_hf.analyse("run/model", images="raw/scans", out="layers", resamples=20)
->>> Path("layers/layers.png").is_file()
-True""",
-    ),
-    "reproduce": Door(
+    "reproduce": Entry(
         "evaluation.reproduce.command",
+        "the two papers' tables and figures, beside the printed numbers",
         "reproduce",
         "ReproduceOptions",
         """\
@@ -189,18 +220,9 @@ radiology-table2: 13 of 13 made; papers/radiology-table2
 >>> Path("papers/radiology-table2/table.md").is_file()
 True""",
     ),
-    "card": Door(
-        "model_cards.card.command",
-        "card",
-        "CardOptions",
-        """\
->>> import biovfm_hf
->>> written = biovfm_hf.card("run/model", run="run", dataset="dataset")
->>> Path("run/model/README.md").read_text().startswith("---")
-True""",
-    ),
-    "report": Door(
+    "report": Entry(
         "model_cards.report.command",
+        "one HTML page of data, training and results",
         "report",
         "ReportOptions",
         """\
@@ -209,8 +231,9 @@ True""",
 >>> Path("report.html").is_file()
 True""",
     ),
-    "leaderboard": Door(
+    "leaderboard": Entry(
         "model_cards.leaderboard.command",
+        "a page of models by tasks with real ranks; export a Space",
         "leaderboard",
         "LeaderboardOptions",
         """\
@@ -219,8 +242,20 @@ True""",
 >>> Path("board/index.html").is_file()
 True""",
     ),
-    "push": Door(
+    "card": Entry(
+        "model_cards.card.command",
+        "write the model card from what actually happened",
+        "card",
+        "CardOptions",
+        """\
+>>> import biovfm_hf
+>>> written = biovfm_hf.card("run/model", run="run", dataset="dataset")
+>>> Path("run/model/README.md").read_text().startswith("---")
+True""",
+    ),
+    "push": Entry(
         "model_cards.hub.command",
+        "send a model or dataset folder to the Hub",
         "push",
         "PushOptions",
         """\
@@ -229,17 +264,10 @@ True""",
 >>> pushed.private
 True""",
     ),
-    "convert": Door(
-        "biovfm_hf.conversion.command",
-        "convert",
-        "ConvertOptions",
-        """\
->>> import biovfm_hf
->>> converted = biovfm_hf.convert("run/model", to="theirs", format="vit_mae")
->>> AutoModel.from_pretrained("theirs").config.model_type
-'vit_mae'""",
-    ),
+    "demo": Entry("model_cards.demo.command", "try a model on images in the browser; export a Space"),
 }
+COMMANDS = {name: entry for name, entry in ENTRIES.items() if entry.summary}
+FUNCTIONS = {name: entry for name, entry in ENTRIES.items() if entry.function}
 
 
 def open_door(name: str) -> Callable[..., Any]:
@@ -248,21 +276,21 @@ def open_door(name: str) -> Callable[..., Any]:
     Raises:
         UserError: this installation lacks the room, or the room lacks a package.
     """
-    door = DOORS[name]
-    with packages_named(door.module):
-        room = load_room_module(door.module)
-    function = getattr(room, door.function)
-    options = getattr(room, door.options) if door.options else None
+    entry = FUNCTIONS[name]
+    with packages_named(entry.module):
+        room = load_room_module(entry.module)
+    function = getattr(room, entry.function)
+    options = getattr(room, entry.options) if entry.options else None
 
     def call(*arguments: Any, **keywords: Any) -> Any:
         given = signature.bind(*arguments, **keywords)
-        with packages_named(door.module):
+        with packages_named(entry.module):
             return function(options(**given.arguments)) if options else function(*given.args, **given.kwargs)
 
     signature = _signature(function, options)
     call.__name__ = call.__qualname__ = name
     call.__module__ = str(__package__)
-    call.__doc__ = _docstring(inspect.getdoc(function) or "", options, door.example)
+    call.__doc__ = _docstring(inspect.getdoc(function) or "", options, entry.example)
     call.__signature__ = signature  # type: ignore[attr-defined]
     return call
 

@@ -11,7 +11,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import biovfm_hf
-from biovfm_hf.front_door import DOORS, open_door
+from biovfm_hf.front_door import FUNCTIONS, open_door
 from biovfm_hf.results.record import Record
 
 TARGET = Path(biovfm_hf.__file__).with_suffix(".pyi")
@@ -23,7 +23,7 @@ def stubs() -> str:
     lines += ["from pathlib import Path", "from typing import Any", ""]
     lines += [f"from .{module} import {name} as {name}" for name, module in biovfm_hf.CLASSES.items()]
     lines += [f"from .{Record.__module__.partition('.')[2]} import {Record.__name__}"]
-    return "\n".join([*lines, "", "CLASSES: dict[str, str]", "", *(stub(name) for name in DOORS)])
+    return "\n".join([*lines, "", "CLASSES: dict[str, str]", "", *(stub(name) for name in FUNCTIONS)])
 
 
 def stub(name: str) -> str:

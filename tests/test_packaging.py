@@ -17,7 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from biovfm_hf.cli import COMMANDS
+from biovfm_hf.front_door import COMMANDS
 
 from .preloaded import python
 

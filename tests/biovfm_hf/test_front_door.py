@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 import biovfm_hf
-from biovfm_hf.cli import COMMANDS
 from biovfm_hf.errors import UserError
-from biovfm_hf.front_door import DOORS, open_door
+from biovfm_hf.front_door import COMMANDS, FUNCTIONS, open_door
 from biovfm_hf.rooms import load_room_module
 from tests.hub_server.server import HubServer
 from tests.preloaded import with_torch
@@ -23,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = """
 import doctest, sys
 import biovfm_hf
-from biovfm_hf.front_door import DOORS
+from biovfm_hf.front_door import FUNCTIONS
 names, failed = {}, 0
-for name in DOORS:
+for name in FUNCTIONS:
     test = doctest.DocTestParser().get_doctest(getattr(biovfm_hf, name).__doc__, names, name, None, None)
     assert test.examples, name
     failed += doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, clear_globs=False).failed
@@ -35,15 +34,15 @@ sys.exit(failed)
 
 
 def test_every_command_has_a_function():
-    assert set(COMMANDS) - {"quickstart", "sources", "demo"} == set(DOORS) - {"load_encoder"}
-    assert set(DOORS) < set(biovfm_hf.__all__) and set(DOORS) < set(dir(biovfm_hf))
+    assert set(COMMANDS) - {"quickstart", "sources", "demo"} == set(FUNCTIONS) - {"load_encoder"}
+    assert set(FUNCTIONS) < set(biovfm_hf.__all__) and set(FUNCTIONS) < set(dir(biovfm_hf))
 
 
-@pytest.mark.parametrize("name", DOORS)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_keywords_are_the_fields_of_the_options(name):
-    function, door = getattr(biovfm_hf, name), DOORS[name]
-    room = load_room_module(door.module)
-    kind = getattr(room, door.options or f"{name.capitalize()}Options", None)
+    function, entry = getattr(biovfm_hf, name), FUNCTIONS[name]
+    room = load_room_module(entry.module)
+    kind = getattr(room, entry.options or f"{name.capitalize()}Options", None)
     parameters = inspect.signature(function).parameters
     if kind is not None:
         assert set(parameters) == {field.name for field in dataclasses.fields(kind)}
