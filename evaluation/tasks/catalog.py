@@ -8,10 +8,9 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 
 from .coco_folder import annotation_files, open_coco_task
-from .folder import open_folder_task, open_recorded_folder
-from .layouts import known_layouts
+from .folder import open_folder_task
+from .layouts import Place, open_recorded
 from .listing import Listing
-from .medmnist import download, find_npz, read_medmnist
 from .task import Task, TaskRecord, read_record
 
 # In the order of the BioVFM authors' script.
@@ -81,43 +80,8 @@ def open_task(
     record = read_records().get(name)
     if record is None and Path(name).suffix in (".yaml", ".yml"):
         record = read_record(Path(name))
-    if record is None and Path(name).is_dir() and annotation_files(Path(name)):
+    if record is not None:
+        return open_recorded(record, Place(data, size, cache_dir, fetch))
+    if Path(name).is_dir() and annotation_files(Path(name)):
         return open_coco_task(Path(name))
-    if record is None:
-        return open_folder_task(Path(name), listing)
-    if record.layout == "folder":
-        return open_recorded_folder(record, find_root(record, data))
-    layouts = known_layouts()
-    if record.layout not in (*layouts, "medmnist"):
-        known = ", ".join(("medmnist", "folder", *layouts))
-        raise UserError(f"task {record.name}: layout {record.layout!r} has no reader; one of {known}")
-    if record.layout == "medmnist":
-        if fetch:
-            _fetch_if_missing(record, data, size)
-        return Task(record, read_medmnist(record, data, size, cache_dir))
-    return Task(record, layouts[record.layout](record, find_root(record, data)))
-
-
-def find_root(record: TaskRecord, data: Path) -> Path:
-    """The folder below `data` that is laid out as by the source of `record`.
-
-    It is searched in `data` itself and up to three folders deep, by the record's `options: marker` (a glob pattern).
-
-    Raises:
-        UserError: there is no such folder.
-    """
-    marker = record.options.get("marker")
-    if not marker:
-        raise UserError(f"task {record.name}: its record gives no options: marker, a pattern that its folder matches")
-    for depth in range(4):
-        for folder in sorted(data.glob("/".join(["*"] * depth))) if depth else [data]:
-            if folder.is_dir() and any(folder.glob(marker)):
-                return folder
-    raise UserError(f"task {record.name}: no folder in {data} holds {marker}; get the set from {record.url}")
-
-
-def _fetch_if_missing(record: TaskRecord, data: Path, size: int | None) -> None:
-    try:
-        find_npz(record.name, data, size)
-    except UserError:
-        download(record, data, size)
+    return open_folder_task(Path(name), listing)

@@ -14,6 +14,7 @@ from biovfm_hf.reading.masks import read_mask
 from ..statistics.kinds import BINARY, MULTICLASS, MULTILABEL, SEGMENTATION
 from .classes import check_learned, many_numbers, numbered, ordinal_kind
 from .images import FileImages, FileMasks, Images, raster_size
+from .layouts import Place, find_root, opener
 from .listed_images import ListedImages, Unread, readable_cases, volumes_of, warnings_of
 from .listing import ORDINAL_TARGET, SPLIT_WORDS, Case, Listing, read_listing
 from .shared_patients import warnings_of_subjects, warnings_without_subjects
@@ -50,12 +51,14 @@ def open_folder_task(path: Path, listing: Listing | None = None) -> Task:
     return _classification(path.name, cases, listing.positive if listing else None)
 
 
-def open_recorded_folder(record: TaskRecord, root: Path) -> Task:
+@opener("folder")
+def open_recorded_folder(record: TaskRecord, place: Place) -> Task:
     """Open a folder of one of these layouts (or its CSV file that `options: list` names) under its own record.
 
     Raises:
         UserError: as `open_folder_task`, or the content does not match the record's kind and classes.
     """
+    root = find_root(record, place.data)
     listing = record.options.get("list")
     columns = {field.name: record.options[field.name] for field in fields(Listing) if field.name in record.options}
     columns["positive"] = record.positive

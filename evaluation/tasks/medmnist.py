@@ -9,10 +9,30 @@ from biovfm_hf.errors import UserError, require
 from ..statistics.kinds import MULTILABEL
 from ..statistics.split import whole_labels
 from .images import NpzImages, load_npz_member
-from .task import SPLITS, Split, TaskRecord
+from .layouts import Place, opener
+from .task import SPLITS, Split, Task, TaskRecord
 
 SIZES = (28, 64, 128, 224)
 VOLUME_SIZES = (28, 64)
+
+
+@opener("medmnist")
+def open_medmnist(record: TaskRecord, place: Place) -> Task:
+    """Open one MedMNIST set, and download it first if it is missing and `place.fetch` is set.
+
+    Raises:
+        UserError: as `read_medmnist` and `download`.
+    """
+    if place.fetch:
+        _fetch_if_missing(record, place.data, place.size)
+    return Task(record, read_medmnist(record, place.data, place.size, place.cache))
+
+
+def _fetch_if_missing(record: TaskRecord, data: Path, size: int | None) -> None:
+    try:
+        find_npz(record.name, data, size)
+    except UserError:
+        download(record, data, size)
 
 
 def read_medmnist(record: TaskRecord, data: Path, size: int | None, cache: Path | None) -> dict[str, Split]:
