@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from biovfm_hf.errors import OptionError, UserError
@@ -19,6 +20,7 @@ from biovfm_hf.options import CommandParser, argument, check_options, option
 from . import objectives
 from .config_file import find_config, load_config, parse_overrides, shipped_configs
 from .settings.config import TrainConfig
+from .settings.typed import flat, plain
 
 _DESCRIPTION = """Pretrain a BioVFM vision transformer {title}on unlabelled images.
 
@@ -28,13 +30,14 @@ Any config key can be changed, as key=value or --key value; --dry-run shows them
 
 _EPILOG = """examples:
   # a smoke run on a laptop: a folder of PNG or JPEG files is enough
-  {alone} {method}_smoke --data my_images --out run
+  {alone} {small} --data my_images --out run
   # what would it take? parameters, memory and compute, without data, launcher or training
-  {alone} {method}_vit_large --dry-run
+  {alone} {large} --dry-run
   # one machine with 8 GPUs, on the CT and MR images of a dataset made by `biovfm build`
-  accelerate launch --config_file {launch} {script} \\
-    --config {method}_vit_large --data biovfm --out run --data.modality '[CT, MR]' --optim.base_lr 0.002
+  accelerate launch --config_file {launch} {several} {large} \\
+    --data biovfm --out run --data.modality '[CT, MR]' --optim.base_lr 0.002
 """
+_OF_ANY = "\nbiovfm pretrain CONFIG --help shows the settings that belong to the config's objective."
 
 
 @dataclass(frozen=True)
@@ -121,27 +124,49 @@ def run(options: PretrainOptions, method: str = "") -> Path | str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`biovfm pretrain CONFIG --data DIR_OR_REPO --out DIR [key=value ...]`. Returns the exit status."""
-    parser = _parser("biovfm pretrain", "")
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _command_parser(_config_in_question(words))
     parser.add_argument("config", metavar="CONFIG", help=f"YAML file, or a shipped one of {_listed('')}")
-    return _run_command(parser, argv, "")
+    return _run_command(parser, words, "")
 
 
 def run_script(method: str, argv: Sequence[str] | None = None) -> int:
     """`accelerate launch pretrain_METHOD.py --config CONFIG ...`: one of any number of processes."""
-    parser = _parser(f"pretrain_{method}.py", method)
+    package = str(__package__)
+    script = f"-m {package}.pretrain_{method}" if "." in package else f"training/pretrain_{method}.py"
+    examples = _examples(f"python {script} --config", f"{script} --config", method)
+    parser = _parser(f"pretrain_{method}.py", _title(method), examples)
     parser.add_argument("--config", required=True, help=f"YAML file, or a shipped one of {_listed(method)}")
     return _run_command(parser, argv, method)
 
 
-def _parser(prog: str, method: str) -> CommandParser:
+def _config_in_question(words: Sequence[str]) -> str:
+    """The config whose help is asked for, as in `biovfm pretrain mae_smoke --help`; "" if there is none."""
+    rest = [word for word in words if word not in ("-h", "--help")]
+    if len(rest) == len(words):
+        return ""
+    parser = _parser("biovfm pretrain", "", "")
+    parser.add_argument("config", nargs="?", default="")
+    return str(parser.parse_known_args(rest)[0].config)
+
+
+def _command_parser(name: str) -> CommandParser:
+    """The parser of `biovfm pretrain`, whose help is about the config `name`, or about all."""
+    several = "-m biovfm_hf.cli pretrain"
+    try:
+        config = load_config(name) if name else None
+    except UserError:  # reported when it is to run
+        config = None
+    if config is None:
+        return _parser("biovfm pretrain", "", _examples("biovfm pretrain", several, "dino"), _OF_ANY)
+    examples = _examples("biovfm pretrain", several, config.method, name)
+    return _parser("biovfm pretrain", _title(config.method), examples, _own_settings(config, name))
+
+
+def _parser(prog: str, title: str, examples: str, further: str = "") -> CommandParser:
     """A parser without the config, which is positional in the command and --config in the scripts."""
-    title = f"with the {objectives.config_of(method).title} objective, " if method else ""
-    parser = CommandParser(
-        prog=prog,
-        description=_DESCRIPTION.format(title=title),
-        epilog=_examples(method),
-        allow_abbrev=False,
-    )
+    description = _DESCRIPTION.format(title=title) + further
+    parser = CommandParser(prog=prog, description=description, epilog=examples, allow_abbrev=False)
     for field in fields(PretrainOptions):
         if field.name in ("data", "out", "push_to_hub"):
             flag, metadata = "--" + field.name.replace("_", "-"), field.metadata
@@ -151,18 +176,37 @@ def _parser(prog: str, method: str) -> CommandParser:
     return parser
 
 
+def _title(method: str) -> str:
+    return f"with the {objectives.config_of(method).title} objective, "
+
+
 def _listed(method: str) -> str:
     return ", ".join(shipped_configs(method))
 
 
-def _examples(method: str) -> str:
-    """Examples for this installation: the scripts are files in a checkout, modules in a wheel."""
-    package, folder = str(__package__), Path(__file__).parent
-    in_wheel = "." in package
-    script = f"-m {package}.pretrain_{method or 'dino'}" if in_wheel else f"training/pretrain_{method or 'dino'}.py"
-    launch = folder / "launch" / "ddp_8gpu.yaml" if in_wheel else "training/launch/ddp_8gpu.yaml"
-    alone = f"python {script} --config" if method else "biovfm pretrain"
-    return _EPILOG.format(alone=alone, method=method or "dino", launch=launch, script=script)
+def _own_settings(config: TrainConfig, name: str) -> str:
+    """The keys of the objective's own sections, with their values in the config `name`."""
+    shared = [item.name for item in fields(TrainConfig)]
+    own = {section: values for section, values in plain(config).items() if section not in shared}
+    pairs = [f"{key}={json.dumps(value, separators=(',', ':'))}" for key, value in flat(own).items()]
+    lines = fill(" ".join(pairs), 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return f"\n\nSettings of this objective only, as {name} has them:\n{lines}" if pairs else ""
+
+
+def _examples(alone: str, several: str, method: str, name: str = "") -> str:
+    """Examples with the config `name`, by default with ViT-L's or, if the objective ships none, with its smoke run.
+
+    Args:
+        alone: the words that start one process.
+        several: the words after `accelerate launch`.
+        method: the objective.
+        name: a config of it, which must be given if it ships none.
+    """
+    folder, shipped = Path(__file__).parent, shipped_configs(method)
+    small = f"{method}_smoke" if f"{method}_smoke" in shipped else name
+    large = name or (f"{method}_vit_large" if f"{method}_vit_large" in shipped else small)
+    launch = folder / "launch" / "ddp_8gpu.yaml" if "." in str(__package__) else "training/launch/ddp_8gpu.yaml"
+    return _EPILOG.format(alone=alone, several=several, small=small, large=large, launch=launch)
 
 
 def _run_command(parser: CommandParser, argv: Sequence[str] | None, method: str) -> int:

@@ -25,7 +25,7 @@ from biovfm_hf.hub import retries
 from tests.hub_server.server import Blob, HubServer, Repo
 from tests.preloaded import python
 from training import objectives
-from training.command import run_script
+from training.command import main, run_script
 from training.config_file import config_from_tree, load_config, parse_overrides
 from training.data.batches import Drawn, normalise
 from training.estimate import memory_gib, peak_flops
@@ -59,6 +59,24 @@ def test_help_needs_no_torch_and_wrong_words_exit_with_2() -> None:
         done = subprocess.run(command, capture_output=True, text=True, cwd="/", check=False)
         assert done.returncode == status and done.stdout.strip().endswith("False") and reason in done.stderr
     assert "examples:" in subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True).stdout
+
+
+def test_help_is_about_the_config_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    def shown(*words: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            main([*words, "--help"])
+        assert end.value.code == 0
+        return capsys.readouterr().out
+
+    own = tmp_path / "own.yaml"
+    own.write_text("method: distill\nmodel: {size: vit-tiny}\ndistill: {cls_loss: mse}\n")
+    text = shown("--data", "images", str(own))
+    assert "with the distillation objective" in text and 'distill.cls_loss="mse"' in text and "dino." not in text
+    assert f"-m biovfm_hf.cli pretrain {own} " in text and "pretrain distill_smoke --data" in text
+    text = shown("mae_vit_small")
+    assert "with the MAE objective" in text and "pretrain mae_vit_small --dry-run" in text and "dino." not in text
+    for words in ((), ("nosuch",)):
+        assert "CONFIG --help shows the settings" in shown(*words)
 
 
 @pytest.mark.parametrize("method", ["dino", "mae"])
