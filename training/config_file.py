@@ -37,7 +37,7 @@ def load_config(
     if method and tree.setdefault("method", method) != method:
         raise UserError(
             f"{path} is a config of the objective {tree['method']}, not {method}; `biovfm pretrain {path}` takes any, "
-            f"as does pretrain_{tree['method']} for several processes"
+            f"as does `accelerate launch -m biovfm_hf.cli pretrain {path}` for several processes"
         )
     given = overrides or {}
     if given.get("model.init_from"):  # width and depth in the file are for a model that begins afresh
