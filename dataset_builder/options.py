@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -126,17 +126,12 @@ class BuildOptions:
         return Resources(workers, self.scheduler, self.slurm or {}, self.item_seconds)
 
     @property
+    def near_duplicates(self) -> bool:
+        """Whether near duplicates are dropped too."""
+        return not self.keep_near_duplicates
+
+    @property
     def shaping(self) -> Options:
         """The options that determine the dataset's bytes, in the form that the plan stores."""
-        return Options(
-            size=self.size,
-            fit=self.fit,
-            views=tuple(view for view in VIEWS if view in self.views),
-            image_format=self.image_format,
-            quality=self.quality,
-            subset=self.subset,
-            leakage=self.leakage,
-            near_duplicates=not self.keep_near_duplicates,
-            seed=self.seed,
-            salt=self.salt,
-        )
+        values = {field.name: getattr(self, field.name) for field in fields(Options)}
+        return Options(**{**values, "views": tuple(view for view in VIEWS if view in self.views)})

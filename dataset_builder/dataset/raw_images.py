@@ -2,12 +2,16 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import datasets
 
+from biovfm_hf.errors import UserError
+
 from ..catalog.load import load_catalog, load_sources
+from ..options import BuildOptions
 from ..plan.plan import Options, make_plan
 from ..schema import ROWS
 from ..shards.shard import Reader
@@ -29,16 +33,19 @@ class RawImages(datasets.GeneratorBasedBuilder):
         raw: folder with one sub-folder for each source.
         sources: ids of the catalogue or paths of records; all of the paper's by default.
         cache_dir: folder for the prepared data of `datasets` and the list of inputs; by default that library's own.
-        options: fields of `plan.Options`: size, fit, views, image_format, quality, leakage, seed; subset full or us.
+        options: those of `build` that determine images: size, fit, views, image_format, quality, leakage, seed; subset
+            full or us.
 
     Raises:
-        UserError: none of these sources is in the raw folder, or a record is wrong.
+        UserError: none of these sources is in the raw folder, or a record or an option is wrong.
     """
 
     def __init__(
         self, raw: str | Path, sources: Sequence[str] | None = None, cache_dir: str | None = None, **options: Any
     ):
-        shaping = Options(**options)
+        if others := sorted(options.keys() - {field.name for field in fields(Options)}):
+            raise UserError(f"{others[0]} is no option of RawImages; biovfm build has it")
+        shaping = BuildOptions(out=Path(), raw=Path(raw), **options).shaping
         chosen = [s for s in load_catalog() if s.in_paper] if sources is None else load_sources(sources)
         self._raw = Path(raw).resolve()
         name = hashlib.sha256(repr((self._raw, chosen, shaping)).encode()).hexdigest()[:16]

@@ -46,30 +46,24 @@ SHARD_ITEMS = 20_000
 class Options:
     """Options that determine the dataset's bytes; a build in progress can only continue with the same ones.
 
+    `options.BuildOptions` states their meanings and defaults. Two are kept in another form here:
+
     Attributes:
-        size: side of the rows' images in pixels.
-        fit: `longest` (that side becomes `size`, centred padding makes a square) or `shortest` (no padding).
-        views: along which volumes are sliced.
-        image_format: png (level 1, lossless) or jpeg.
-        quality: of JPEG.
-        subset: full, us, 0.2m or 2.45m.
-        leakage: strict or paper.
         near_duplicates: whether near duplicates, and copies of earlier pictures of the same input, are dropped; copies
             of another input's pictures always are.
-        seed: of the random subset and, without a salt, of the hashes of published subjects.
         salt: SHA-256 of the salt file's content; empty without one.
     """
 
-    size: int = 224
-    fit: str = "longest"
-    views: tuple[str, ...] = ("axial", "sagittal", "coronal")
-    image_format: str = "png"
-    quality: int = 95
-    subset: str = "full"
-    leakage: str = "strict"
-    near_duplicates: bool = True
-    seed: int = 0
-    salt: str = ""
+    size: int
+    fit: str
+    views: tuple[str, ...]
+    image_format: str
+    quality: int
+    subset: str
+    leakage: str
+    near_duplicates: bool
+    seed: int
+    salt: str
 
     @property
     def key(self) -> str:

@@ -25,12 +25,15 @@ import pyarrow.parquet as pq
 from dataset_builder.dataset import check
 from dataset_builder.dataset.finish import finish_shard, write_summary
 from dataset_builder.dataset.manifest import Counts, write_manifest
-from dataset_builder.plan.plan import VERSION, Options, Plan, Shard, load_plan
+from dataset_builder.options import BuildOptions
+from dataset_builder.plan.plan import VERSION, Plan, Shard, load_plan
 from dataset_builder.schema import CANDIDATES, KEPT, row_writer
 from dataset_builder.screening.candidates import load_candidates
 from dataset_builder.screening.duplicates import decide, save_drops
 from dataset_builder.screening.hashing import THUMBNAIL
 from dataset_builder.screening.leakage import read_benchmarks
+
+SHAPING = BuildOptions(Path("out"), Path("raw"), size=32).shaping
 
 PER_SHARD = 5_000
 ALL = 21_472_715  # images of the 61 sources
@@ -44,7 +47,7 @@ def simulate(out: Path, pictures: int, seed: int = 0) -> Plan:
     names = [f"data/ct/s-{number:05d}.parquet" for number in range(shards)]
     plan = Plan(
         out,
-        Options(size=32),
+        SHAPING,
         tuple(Shard("s", "CT", name, PER_SHARD, 1.0) for name in names),
         {},
         {},

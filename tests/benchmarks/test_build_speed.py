@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,7 @@ from PIL import Image
 
 from dataset_builder import readers
 from dataset_builder.item import Item
+from dataset_builder.options import BuildOptions
 from dataset_builder.plan.plan import Options
 from dataset_builder.readers.slicing import VIEWS
 from dataset_builder.screening.hashing import fingerprint, reduced, sha256_of_pixels
@@ -33,7 +35,8 @@ from dataset_builder.shards.reading import encoded, fitted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROUNDS = 5
-PNG, JPEG = Options(), Options(image_format="jpeg")
+PNG = BuildOptions(Path("out"), Path("raw")).shaping
+JPEG = replace(PNG, image_format="jpeg")
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -47,3 +47,11 @@ def test_prepared_with_processes_and_again_when_files_change(make_builder, small
 def test_an_absent_folder_is_named(tmp_path, make):
     with pytest.raises(UserError, match="holds none of the sources"):
         RawImages(tmp_path, [str(make.record(tmp_path, "scans"))], cache_dir=str(tmp_path / "cache"))
+
+
+def test_options_are_checked_and_those_of_a_build_alone_refused(tmp_path, make):
+    sources, cache = [str(make.record(tmp_path, "scans"))], str(tmp_path / "cache")
+    with pytest.raises(UserError, match="size: 8 must be 16 or more"):
+        RawImages(tmp_path, sources, cache, size=8)
+    with pytest.raises(UserError, match="benchmarks is no option of RawImages"):
+        RawImages(tmp_path, sources, cache, benchmarks=["medmnist"])

@@ -5,17 +5,21 @@ import time
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from threading import get_ident
 
 import pytest
 
 from dataset_builder.catalog.load import load_source
+from dataset_builder.options import BuildOptions
 from dataset_builder.plan import ahead, folders
 from dataset_builder.plan.costs import seconds as seconds_of
 from dataset_builder.plan.items import hashed_subject
 from dataset_builder.plan.listing import list_items
-from dataset_builder.plan.plan import Options, make_plan
+from dataset_builder.plan.plan import make_plan
 from dataset_builder.plan.stamps import stamp_of
+
+SHAPING = BuildOptions(Path("out"), Path("raw")).shaping
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def test_each_file_is_looked_at_once(tmp_path, files, monkeypatch, seconds):
     looks = slow(monkeypatch, seconds)
     stats = Counter()
     monkeypatch.setattr(os, "stat", lambda path, *rest, honest=os.stat, **more: stats.update([path]) or honest(path))
-    plan = make_plan([files], tmp_path / "raw", tmp_path / "out", Options(), "salt")
+    plan = make_plan([files], tmp_path / "raw", tmp_path / "out", SHAPING, "salt")
     monkeypatch.undo()
     assert set(looks.values()) == {1} and len(looks) == 640 + 3
     assert not any(str(path).endswith(".png") for path in stats)
@@ -152,7 +156,7 @@ def test_a_folder_that_cannot_be_listed_ahead_is_reported_in_its_place(tmp_path,
 def test_a_run_ends_where_a_shard_is_full_and_has_its_items_facts(tmp_path, files, monkeypatch):
     monkeypatch.setattr("dataset_builder.plan.plan.SHARD_ITEMS", 250)
     private = replace(files, access="private", subject=r"/0?(\d+)\.png")
-    plan = make_plan([private], tmp_path / "raw", tmp_path / "out", Options(), "salt")
+    plan = make_plan([private], tmp_path / "raw", tmp_path / "out", SHAPING, "salt")
     assert [shard.items for shard in plan.shards] == [250, 250, 140]
     items = [item for number in range(3) for item in plan.items(plan.whole(number))]
     listed = list(list_items(private, tmp_path / "raw"))

@@ -17,7 +17,8 @@ from biovfm_hf.errors import UserError
 from dataset_builder.build import build
 from dataset_builder.catalog.records import load_source
 from dataset_builder.dataset.finish import finish_shard
-from dataset_builder.plan.plan import Options, Unit, make_plan
+from dataset_builder.options import BuildOptions
+from dataset_builder.plan.plan import Unit, make_plan
 from dataset_builder.progress import ProgressFile, read_progress
 from dataset_builder.shards import executors, workers
 from dataset_builder.shards.local import LocalRun
@@ -25,6 +26,7 @@ from dataset_builder.shards.shard import build_unit, join_shard
 from dataset_builder.shards.units import cut
 
 ROOT = Path(__file__).resolve().parents[3]
+SHAPING = BuildOptions(Path("out"), Path("raw"), size=32).shaping
 
 # A worker in which some inputs are deadly; it is a module of its own so that spawned processes can import it.
 WORK = """
@@ -134,7 +136,7 @@ def works(tmp_path, monkeypatch):
 def plan(small_raw, tmp_path, monkeypatch):
     monkeypatch.setattr("dataset_builder.plan.plan.SHARD_ITEMS", 4)
     raw, sources = small_raw
-    return make_plan(map(load_source, sources.split(",")), raw, tmp_path / "out", Options(size=32), "salt")
+    return make_plan(map(load_source, sources.split(",")), raw, tmp_path / "out", SHAPING, "salt")
 
 
 def candidates(plan, numbers=None) -> list[bytes]:
@@ -157,7 +159,7 @@ def expected(small_raw, plan):
 
 def test_the_files_of_one_shard_are_read_by_all_workers_at_once(small_raw, tmp_path, works):
     raw, sources = small_raw
-    one = make_plan([load_source(sources.split(",")[0])], raw, tmp_path / "one", Options(size=32), "salt")
+    one = make_plan([load_source(sources.split(",")[0])], raw, tmp_path / "one", SHAPING, "salt")
     parts = cut(one, [0], 4, shortest=0.0)
     calls = [call for call in LocalRun(works.sleepy, one, str(raw), 60).run(parts, 4) if call]
     assert len(one.shards) == 1 and len(calls) == len(parts) >= 12
@@ -171,7 +173,7 @@ def test_a_crash_costs_one_input(small_raw, plan, works, tmp_path, make):
     victim = raw / "scans" / "p001"
     victim.joinpath("crash.png").write_bytes(victim.joinpath("2.png").read_bytes())
     sources = [load_source(tmp_path / "records" / "scans.yaml")]
-    deadly = make_plan(sources, raw, tmp_path / "deadly", Options(size=32), "salt")
+    deadly = make_plan(sources, raw, tmp_path / "deadly", SHAPING, "salt")
     numbers = list(range(len(deadly.shards)))
     finished = [s for s in LocalRun(works.work, deadly, str(raw), 60).run(units(deadly), 2) if s]
     assert sorted(s["shard"] for s in finished) == numbers
@@ -186,7 +188,7 @@ def test_a_stall_costs_one_input(small_raw, works, tmp_path, make):
     make.png(raw / "odd" / "a.png", make.picture(1))
     make.png(raw / "odd" / "stall.png", make.picture(2))
     make.png(raw / "odd" / "z.png", make.picture(3))
-    stalled = make_plan([load_source(make.record(tmp_path, "odd"))], raw, tmp_path / "odd", Options(size=32), "s")
+    stalled = make_plan([load_source(make.record(tmp_path, "odd"))], raw, tmp_path / "odd", SHAPING, "s")
     started = time.monotonic()
     (statistics,) = [s for s in LocalRun(works.work, stalled, str(raw), 2.0).run(units(stalled), 1) if s]
     assert statistics["outcomes"] == {"kept": 2, "timed out": 1}

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,11 +16,14 @@ from dataset_builder import pipeline
 from dataset_builder.build import build
 from dataset_builder.catalog.records import load_source
 from dataset_builder.item import Item, Part
+from dataset_builder.options import BuildOptions
 from dataset_builder.plan.costs import follows, row_bytes, seconds, streamed
-from dataset_builder.plan.plan import Options, Unit, make_plan
+from dataset_builder.plan.plan import Unit, make_plan
 from dataset_builder.shards.executors import ENGINES, in_process
 from dataset_builder.shards.shard import build_unit, join_shard
 from dataset_builder.shards.units import cut
+
+SHAPING = BuildOptions(Path("out"), Path("raw"), size=32).shaping
 
 
 def planned(shards: list[list[float]], follows: list[list[bool]] | None = None, parts: dict | None = None):
@@ -104,7 +108,7 @@ def content(plan) -> list[bytes]:
 def test_parts_of_other_cuts_are_kept_and_make_the_same_bytes(small_raw, tmp_path, monkeypatch):
     raw, sources = small_raw
     plans = [
-        make_plan(map(load_source, sources.split(",")), raw, tmp_path / name, Options(size=32), "salt")
+        make_plan(map(load_source, sources.split(",")), raw, tmp_path / name, SHAPING, "salt")
         for name in ("whole", "cut")
     ]
     whole, plan = plans
@@ -150,7 +154,7 @@ def test_pictures_of_one_volume_are_judged_in_threads_and_stay_the_same(tmp_path
     record = make.record(tmp_path, "heads", items=[{"pattern": "*.nii.gz", "kind": "volume"}], modality="MR")
     contents = []
     for threads in (1, 4):
-        plan = make_plan([load_source(record)], tmp_path / "raw", tmp_path / str(threads), Options(size=32), "salt")
+        plan = make_plan([load_source(record)], tmp_path / "raw", tmp_path / str(threads), SHAPING, "salt")
         build_unit(str(plan.out), str(tmp_path / "raw"), plan.whole(0)._replace(threads=threads))
         contents.append(content(plan))
         assert len(pq.read_table(plan.candidates_path(0))) == 90
