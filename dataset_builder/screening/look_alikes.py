@@ -1,19 +1,29 @@
-"""Finds near duplicates: pictures that look like an earlier one, in linear time for crowds of look-alikes.
+"""Finds near duplicates: pictures that look like an earlier one, in linear time also in crowds.
 
 The rule goes through the pictures in order. A picture is dropped if it looks like an earlier standing one of another
 file: their perceptual hashes differ by at most RADIUS bits, and the textures of their thumbnails correlate by at least
-SIMILARITY. A picture that is not dropped stands, except beyond the first STANDING of one hash: those are kept, but
-later pictures are not compared with them. So the first picture of a group stays, with every one that looks like none
-of those that stayed before it.
+SIMILARITY. A picture that is not dropped stands, except in a crowd: if STANDING pictures of its hash stand already, or
+CROWD pictures, of whatever file, whose hashes are within RADIUS of its own, it is kept, but later pictures are not
+compared with it. So the first picture of a group stays, with every one that looks like none of those that stand.
+
+As few stand near each other, each picture is compared with few, whatever the size of a crowd: with CROWD if all
+hashes are within RADIUS of each other; with 1,800 on average if 200,000 are only within RADIUS of one hash.
 
 To decide on all at once, the pictures are halved: the standing pictures of the first half are compared with the second
-half, their look-alikes there are dropped, and each half is treated in the same way. In a crowd of look-alikes each
-picture costs one comparison. Pictures with near hashes and different textures all stand, so n of them cost up to
-n * n / 2 products of vectors. Pairs are compared in pieces, so memory stays bounded.
+half, where their look-alikes are dropped and their neighbours count them. Then each half is treated in the same way,
+down to pieces that are decided in order. Pairs are compared in pieces, so memory stays bounded; the textures of
+suspects are in a file, 3 KB each.
 
-CPU time on one core of an EPYC: 20,000 pictures that look alike take 0.6 s, 200,000 take 7.2 s. If their hashes are
-near but all textures differ, 2,000 take 0.8 s, 4,000 3.1 s, 8,000 12.9 s (181, 222 and 248 MiB in all). A million
-pictures with 20,000 pairs among them take 2.5 s.
+Seconds of CPU on a core of an EPYC that was shared with other work, by the pictures of one crowd:
+
+    | pictures                                           | 2,000 | 4,000 | 8,000 | 50,000 | 200,000 |
+    |----------------------------------------------------|-------|-------|-------|--------|---------|
+    | all look alike                                     |   0.2 |   0.2 |   0.5 |    2.4 |      12 |
+    | none does; all hashes within RADIUS of each other  |   0.3 |   0.6 |   0.8 |    3.9 |      15 |
+    | none does; all hashes within RADIUS of one of them |   0.3 |   0.7 |   1.4 |     19 |      93 |
+
+The last row has 84, 94, 110, 279 and 877 MiB in all, with thumbnails and mapped textures. A million pictures with
+20,000 pairs among them take 3.9 s.
 """
 
 import tempfile
@@ -23,13 +33,16 @@ from typing import IO
 
 import numpy as np
 
-from .hashing import SIMILARITY, Rows, textures
+from .hashing import SIMILARITY, THUMBNAIL, Rows, textures
 from .near_hashes import neighbours, with_neighbours
 
 RADIUS = 4  # bits by which the perceptual hashes of near duplicates may differ
 STANDING = 16  # pictures of one hash with which later ones are compared
+CROWD = 128  # pictures of near hashes with which later ones are compared
 _FEW = 256  # up to this many pictures are compared one by one, in order
-_PIECE = 2**14  # pairs whose textures are in memory at a time, at most 100 MB
+_PIECE = 2**14  # pairs looked at together, whose textures take at most 100 MB
+_AT_ONCE = 64  # pairs of textures multiplied at a time, which stay in a core's cache
+_FURTHEST = 2 * (1 - SIMILARITY) + 1e-4  # squared distance of the textures of look-alikes, with room for rounding
 
 
 def look_alikes(
@@ -66,28 +79,41 @@ def look_alikes(
 
 
 class _Textures:
-    """The textures of pictures, computed on first use and kept in a file."""
+    """The textures of pictures, computed on first use and kept in a file, each with a short sketch.
+
+    A sketch is an orthogonal projection: for each row of the thumbnail, the sum of its texture under random signs. So
+    the sketches of two look-alikes are at most as far apart as their textures, and most other pairs need no more.
+    """
 
     def __init__(self, thumbnails: Rows, shown: np.ndarray, file: IO[bytes]) -> None:
         self._thumbnails, self._shown = thumbnails, shown
-        self._textures = np.memmap(file, np.float32, "w+", shape=(len(shown), thumbnails.shape[1]))
+        self._textures = np.memmap(file, np.float32, "w+", shape=(len(shown), THUMBNAIL**2))
+        end = self._textures.nbytes
+        self._sketches = np.memmap(file, np.float32, "w+", offset=end, shape=(len(shown), THUMBNAIL))
+        signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (THUMBNAIL, THUMBNAIL))
+        self._signs = signs / np.sqrt(THUMBNAIL, dtype=np.float32)
         self._present = np.zeros(len(shown), dtype=bool)
 
-    def correlations(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-        """Correlations of the textures of i[n] and j[n], at most _PIECE of them: float32 (n,), -1 to 1."""
-        rows, row_of = np.unique(i, return_inverse=True)
-        columns, column_of = np.unique(j, return_inverse=True)
-        left, right = self._rows(rows), self._rows(columns)
-        if len(rows) * len(columns) <= 4 * len(i):
-            return (left @ right.T)[row_of, column_of]
-        return np.einsum("nk,nk->n", left[row_of], right[column_of])
+    def alike(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the pairs (i, j) that look alike, and the correlations of their textures, float32."""
+        self._prepare(i)
+        self._prepare(j)
+        apart = self._sketches[i] - self._sketches[j]
+        places = np.flatnonzero(np.einsum("nk,nk->n", apart, apart) <= _FURTHEST)
+        alike = np.empty(len(places), np.float32)
+        for start in range(0, len(places), _AT_ONCE):
+            part = places[start : start + _AT_ONCE]
+            alike[start : start + _AT_ONCE] = np.einsum("nk,nk->n", self._textures[i[part]], self._textures[j[part]])
+        close = alike >= SIMILARITY
+        return places[close], alike[close]
 
-    def _rows(self, numbers: np.ndarray) -> np.ndarray:
-        missing = numbers[~self._present[numbers]]
+    def _prepare(self, numbers: np.ndarray) -> None:
+        missing = np.unique(numbers[~self._present[numbers]])
         if len(missing):
-            self._textures[missing] = textures(self._thumbnails[self._shown[missing]])
+            computed = textures(self._thumbnails[self._shown[missing]])
+            self._textures[missing] = computed
+            self._sketches[missing] = np.einsum("nrc,rc->nr", computed.reshape(-1, *self._signs.shape), self._signs)
             self._present[missing] = True
-        return self._textures[numbers]
 
 
 class _Order:
@@ -96,57 +122,76 @@ class _Order:
     def __init__(self, hashes: np.ndarray, values: np.ndarray, files: np.ndarray, cache: _Textures) -> None:
         self._hashes, self._files, self._cache = hashes, files, cache
         _, self._values = np.unique(values, return_inverse=True)
-        self._standing = np.zeros(len(hashes), dtype=np.int32)  # how many stand, by hash
+        self._equal = np.zeros(len(hashes), dtype=np.int32)  # how many stand, by hash
+        self._near = np.zeros(len(hashes), dtype=np.int32)  # how many earlier ones stand within RADIUS
         self.stands = np.zeros(len(hashes), dtype=bool)
         self.dropped = np.zeros(len(hashes), dtype=bool)
 
     def settle(self, numbers: np.ndarray) -> None:
         """Decide on suspects that look like none of those standing so far; all before them are decided."""
+        if not self._may_stand(numbers).any():
+            return
         if len(numbers) <= _FEW:
             self._settle_in_order(numbers)
             return
         first, second = np.array_split(numbers, 2)
         self.settle(first)
-        for i, _, _ in self._alike(second, first[self.stands[first]]):
-            self.dropped[i] = True
+        for i, j in self._pairs(second, first[self.stands[first]]):
+            later, counts = np.unique(i, return_counts=True)
+            self._near[later] += counts
+            for alike, _ in self._alike(i, j):
+                self.dropped[i[alike]] = True
         self.settle(second[~self.dropped[second]])
 
+    def _may_stand(self, numbers: np.ndarray) -> np.ndarray:
+        """Whether so few stand near each suspect that it would stand too."""
+        return (self._equal[self._values[numbers]] < STANDING) & (self._near[numbers] < CROWD)
+
     def _settle_in_order(self, numbers: np.ndarray) -> None:
-        pairs = [(i, j) for i, j, _ in self._alike(numbers, numbers)]
-        later, earlier = (np.concatenate(part) for part in zip(*pairs, strict=True)) if pairs else (numbers[:0],) * 2
-        order = np.argsort(later, kind="stable")
-        bounds = np.searchsorted(later[order], numbers), np.searchsorted(later[order], numbers, "right")
-        earlier = earlier[order]
-        for number, start, stop in zip(numbers.tolist(), *(bound.tolist() for bound in bounds), strict=True):
-            if start < stop and self.stands[earlier[start:stop]].any():
-                self.dropped[number] = True
-            elif self._standing[self._values[number]] < STANDING:
-                self._standing[self._values[number]] += 1
+        pairs = self._pairs(numbers, numbers[self._may_stand(numbers)])
+        i, j = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        order = np.argsort(i, kind="stable")
+        i, j = i[order], j[order]
+        alike = np.zeros(len(i), dtype=bool)
+        for places, _ in self._alike(i, j):
+            alike[places] = True
+        bounds = np.searchsorted(i, numbers), np.searchsorted(i, numbers, "right")
+        for number, start, stop in zip(numbers, *(bound.tolist() for bound in bounds), strict=True):
+            if start < stop:
+                standing = self.stands[j[start:stop]]
+                self._near[number] += np.count_nonzero(standing)
+                self.dropped[number] = (standing & alike[start:stop]).any()
+            if not self.dropped[number] and self._may_stand(number):
+                self._equal[self._values[number]] += 1
                 self.stands[number] = True
 
     def most_alike(self, numbers: np.ndarray) -> np.ndarray:
         """For each dropped picture of `numbers`, the number of the standing one that it looks most like."""
         best = np.full(len(self._hashes), -1.0)
         like = np.full(len(self._hashes), -1)
-        for i, j, alike in self._alike(numbers, np.flatnonzero(self.stands)):
-            rounded = np.round(alike.astype(np.float64), 6)  # further digits depend on the order of summation
-            order = np.lexsort((j, -rounded, i))
-            i, j, rounded = i[order], j[order], rounded[order]
-            _, leading = np.unique(i, return_index=True)
-            i, j, rounded = i[leading], j[leading], rounded[leading]
-            better = (rounded > best[i]) | ((rounded == best[i]) & (j < like[i]))
-            best[i[better]], like[i[better]] = rounded[better], j[better]
+        for later, earlier in self._pairs(numbers, np.flatnonzero(self.stands)):
+            for places, alike in self._alike(later, earlier):
+                i, j = later[places], earlier[places]
+                rounded = np.round(alike.astype(np.float64), 6)  # further digits depend on the order of summation
+                order = np.lexsort((j, -rounded, i))
+                i, j, rounded = i[order], j[order], rounded[order]
+                _, leading = np.unique(i, return_index=True)
+                i, j, rounded = i[leading], j[leading], rounded[leading]
+                better = (rounded > best[i]) | ((rounded == best[i]) & (j < like[i]))
+                best[i[better]], like[i[better]] = rounded[better], j[better]
         return like[numbers]
 
-    def _alike(self, later: np.ndarray, earlier: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Pairs of suspects that look alike, the later one first, and their correlation."""
+    def _pairs(self, later: np.ndarray, earlier: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pairs of suspects with near hashes, the later one first."""
         for i, j in neighbours(self._hashes[later], self._hashes[earlier], RADIUS):
             i, j = later[i], earlier[j]
-            compared = (i > j) & (self._files[i] != self._files[j])
-            i, j = i[compared], j[compared]
-            order = np.lexsort((j, i))
-            for start in range(0, len(order), _PIECE):
-                piece = order[start : start + _PIECE]
-                alike = self._cache.correlations(i[piece], j[piece])
-                close = alike >= SIMILARITY
-                yield i[piece][close], j[piece][close], alike[close]
+            ordered = i > j
+            yield i[ordered], j[ordered]
+
+    def _alike(self, i: np.ndarray, j: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Places of the pairs (i, j) that are of different files and look alike, and their correlations."""
+        places = np.flatnonzero(self._files[i] != self._files[j])
+        for start in range(0, len(places), _PIECE):
+            piece = places[start : start + _PIECE]
+            alike, correlations = self._cache.alike(i[piece], j[piece])
+            yield piece[alike], correlations
