@@ -62,7 +62,9 @@ def _run(arguments: list[str]) -> int:
         print(usage())
         return 0
     if arguments[0] == "--version":
-        print(f"biovfm-hf {_version()}")
+        from .version import package_version  # imported here, so that --help stays fast
+
+        print(f"biovfm-hf {package_version()}")
         return 0
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
@@ -103,15 +105,6 @@ def _system_failure(error: OSError | MemoryError) -> str:
     name = error.filename2 if full and error.filename2 else error.filename  # when copying, the file being written
     remedy = "make room, and run the same command again" if full else "check it, then try again"
     return f"{name}: " * bool(name) + f"{error.strerror or one_line(error)}; {remedy}"
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("biovfm-hf")
-    except PackageNotFoundError:
-        return "(a checkout that is not installed)"
 
 
 def _unknown(command: str) -> str:

@@ -29,7 +29,7 @@ from .dataset.manifest import write_manifest
 from .dataset.output_folder import check_output, hold
 from .limits import CHANGED, UNREADABLE
 from .options import BuildOptions
-from .plan.plan import WORK, Plan, Unit, changed_sources, differing, load_plan, make_plan, secret_of
+from .plan.plan import WORK, Plan, Unit, changed_sources, differing, load_plan, make_plan, secret_of, software
 from .plan.privacy import privacy_of, shown_paths
 from .schema import KEPT
 from .screening.candidates import load_candidates
@@ -109,6 +109,7 @@ def _planned(options: BuildOptions, raw: Path, sources: list[Source]) -> Plan:
     except FileNotFoundError:
         print(listing, flush=True)
         return make_plan(sources, raw, options.out, options.shaping, options.salt or secret_of(options.out))
+    _tell_software(plan)
     if changed := differing(plan.options, options.shaping):
         raise UserError(
             f"{options.out}: holds a build with {', '.join(changed)}; choose another --out, or remove that folder"
@@ -128,6 +129,16 @@ def _planned(options: BuildOptions, raw: Path, sources: list[Source]) -> Plan:
             "or add --retry-failed to list the raw folder again and keep what has not changed"
         )
     return plan
+
+
+def _tell_software(plan: Plan) -> None:
+    """Warn that shards of another version stay, which may have decided otherwise on some pictures."""
+    first, now = plan.software or "an earlier version", software()
+    if first != now:
+        print(
+            f"note: this build was begun by {first}, and this is {now}: finished shards stay as they are; "
+            "choose another --out to have one version decide on all"
+        )
 
 
 def _planned_work(plan: Plan) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from biovfm_hf.errors import UserError
 
 from ..catalog.load import load_catalog, load_sources
 from ..options import BuildOptions
-from ..plan.plan import Options, make_plan
+from ..plan.plan import Options, make_plan, software
 from ..schema import ROWS
 from ..shards.shard import Reader
 
@@ -51,8 +51,8 @@ class RawImages(datasets.GeneratorBasedBuilder):
         name = hashlib.sha256(repr((self._raw, chosen, shaping)).encode()).hexdigest()[:16]
         folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "biovfm-inputs" / name
         self._plan = make_plan(chosen, self._raw, folder, shaping, f"biovfm {shaping.seed}")
-        # Prepared data of `datasets` is valid only for the same inputs and options.
-        listed = (self._plan.work / "items.parquet").read_bytes() + repr(shaping).encode()
+        # Prepared data of `datasets` is valid only for the same inputs, options and software.
+        listed = (self._plan.work / "items.parquet").read_bytes() + repr((shaping, software())).encode()
         super().__init__(
             cache_dir=cache_dir, dataset_name="biovfm_raw_images", hash=hashlib.sha256(listed).hexdigest()[:16]
         )

@@ -1,6 +1,8 @@
 """Screening rules for 8-bit pictures before they become rows; each returns None to keep one, or why to drop it."""
 
+import hashlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,6 +17,11 @@ MIN_FOREGROUND = 0.01  # share of foreground below which a slice shows no anatom
 
 
 Rule = Callable[[Picture], str | None]
+
+
+def rules_digest() -> str:
+    """A short hash of this module's text, which a plan keeps, so that a change of the rules is noticed."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
 
 
 def judged(picture: Picture, rules: Iterable[Rule]) -> str | None:

@@ -23,7 +23,7 @@ def plan_again(plan: Plan, sources: Iterable[Source], raw: Path) -> tuple[Plan, 
     """
     draft = plan.work / "again"
     shutil.rmtree(draft, ignore_errors=True)
-    new = make_plan(sources, raw, draft, plan.options, plan.secret)
+    new = make_plan(sources, raw, draft, plan.options, plan.secret, plan.software)
     before = {shard.name: number for number, shard in enumerate(plan.shards)}
     taken = 0
     for number, shard in enumerate(new.shards):

@@ -16,6 +16,7 @@ from biovfm_hf.errors import UserError
 from dataset_builder.build import build, main
 from dataset_builder.dataset.check import faults
 from dataset_builder.dataset.output_folder import hold
+from dataset_builder.plan.plan import software
 from dataset_builder.schema import COLUMNS, ROWS
 from dataset_builder.screening.hashing import sha256_of_pixels
 
@@ -142,6 +143,23 @@ def test_running_again_changes_nothing(small_raw, built, capsys):
     build(raw, built, [sources], workers=0, size=32)
     assert tree(built) == before
     assert "kept" in capsys.readouterr().out
+
+
+def test_a_build_says_that_another_version_began_it(small_raw, built, capsys):
+    """Also after the raw folder is listed again, since the finished shards stay."""
+    raw, sources = small_raw
+    path, before = built / ".build" / "plan.json", tree(built)
+    content = json.loads(path.read_text())
+    assert content["software"] == software() and "begun by" not in capsys.readouterr().out
+    for software_of_plan, words in (
+        ("biovfm-hf 0.0.1 with rules 01234567", "0.0.1 with rules 0123"),
+        ("", "an earlier"),
+    ):
+        path.write_text(json.dumps(content | {"software": software_of_plan}))
+        for retry in (False, True, False):
+            build(raw, built, [sources], workers=0, size=32, retry_failed=retry)
+            assert f"begun by {words}" in capsys.readouterr().out.replace("begun by biovfm-hf ", "begun by ")
+    assert tree(built) == before
 
 
 def test_a_finished_build_makes_lost_and_damaged_files_again(small_raw, built, capsys):
