@@ -225,8 +225,8 @@ def make_plan(
 ) -> Plan:
     """List the inputs of `sources` below `raw`, cut them into shards, and save the plan in `out`.
 
-    `secret` is the key of the hashes of private sources, `begun_by` the version that began the
-    build, by default this one.
+    `secret` is the key of the hashes of private sources, `begun_by` the version that began the build, by
+    default this one.
 
     Raises:
         UserError: none of these sources is in the raw folder.
