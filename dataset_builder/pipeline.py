@@ -173,7 +173,7 @@ def _build(
         redo_without_thumbnails(plan)
     plan = _read_all(plan, options, sources)
     threads = max(1, options.resources.workers)
-    benchmarks = _screen_across(plan, inputs, known or read_benchmarks(options.benchmarks), threads)
+    benchmarks = _screen_across(plan, options, inputs, known or read_benchmarks(options.benchmarks), threads)
     for _ in _on_engine(finish_shard, plan, options, list(map(plan.whole, range(len(plan.shards))))):
         pass
     counts = write_manifest(plan, threads)
@@ -219,7 +219,7 @@ def _on_engine(work: Work, plan: Plan, options: BuildOptions, units: list[Unit])
         yield from ENGINES[options.engine].run(work, plan, str(options.raw), units, options.resources)
 
 
-def _screen_across(plan: Plan, inputs: dict[str, Any], known: Benchmarks, threads: int) -> int:
+def _screen_across(plan: Plan, options: BuildOptions, inputs: dict[str, Any], known: Benchmarks, threads: int) -> int:
     """Decide on duplicates and benchmark images of all shards; returns the number of benchmark images."""
     decided = plan.work / "decided.json"
     before = _read_json(decided)
@@ -231,7 +231,8 @@ def _screen_across(plan: Plan, inputs: dict[str, Any], known: Benchmarks, thread
             path.unlink()
         shutil.rmtree(plan.out / SAMPLE, ignore_errors=True)
         candidates = load_candidates(plan, threads)
-        decisions = decide(plan, candidates, known, print, threads)
+        spread = partial(ENGINES[options.engine].spread, options.resources)
+        decisions = decide(plan, candidates, known, print, spread)
         save_drops(plan, candidates, decisions, known, threads)
         save_sample(plan, candidates, decisions)
         write_text(decided, json.dumps(inputs))

@@ -1,7 +1,8 @@
 """Screening across shards: exact and near duplicates, benchmark images, and the seeded random subset.
 
 It is one pass on one machine over a few numbers per picture; the thumbnails stay on disk, and only those of suspects
-are read. Of several equals the first in plan order is kept; `look_alikes` has the rule for near duplicates.
+are read. The build's engine spreads the search for near hashes. Of several equals the first in plan order is kept;
+`look_alikes` has the rule for near duplicates.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from ..schema import KEPT
 from .candidates import Candidates, groups
 from .leakage import Benchmarks, matches
 from .look_alikes import look_alikes
+from .near_hashes import Spread, one_by_one
 
 SUBSET_SIZE = 200_000  # pictures of the subset 0.2m: a config of a full dataset, or a dataset of its own
 BENCHMARK = "benchmark image"
@@ -54,9 +56,13 @@ class Decisions:
 
 
 def decide(
-    plan: Plan, candidates: Candidates, benchmarks: Benchmarks, note: Callable[[str], None], threads: int = 1
+    plan: Plan,
+    candidates: Candidates,
+    benchmarks: Benchmarks,
+    note: Callable[[str], None],
+    spread: Spread = one_by_one,
 ) -> Decisions:
-    """Decide on every picture; `note` is called with the name of each step."""
+    """Decide on every picture; `note` is called with the name of each step, `spread` searches for near hashes."""
     decisions = Decisions(len(candidates.shard))
     if len(benchmarks.hashes):
         note("matching benchmark images")
@@ -66,7 +72,7 @@ def decide(
     decisions.drop(_DUPLICATE, *exact_duplicates(candidates, decisions.kept, within))
     if plan.options.near_duplicates:
         note("matching near duplicates")
-        decisions.drop(_NEAR, *near_duplicates(candidates, decisions.kept, plan.work, threads))
+        decisions.drop(_NEAR, *near_duplicates(candidates, decisions.kept, plan.work, spread))
     if plan.options.subset == "0.2m":
         kept = decisions.kept
         chosen = random_subset(candidates, kept, plan.options.seed, SUBSET_SIZE)
@@ -98,7 +104,7 @@ def exact_duplicates(candidates: Candidates, kept: np.ndarray, within: bool = Tr
 
 
 def near_duplicates(
-    candidates: Candidates, kept: np.ndarray, scratch: Path | None = None, threads: int = 1
+    candidates: Candidates, kept: np.ndarray, scratch: Path | None = None, spread: Spread = one_by_one
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures among `kept` that look like an earlier standing one of another input, and the number of that one.
 
@@ -107,7 +113,7 @@ def near_duplicates(
     """
     shown = candidates.first[kept]
     hashes, files = candidates.hashes[shown], candidates.file[kept]
-    numbers, like = look_alikes(hashes, files, candidates.thumbnails, shown, scratch, threads)
+    numbers, like = look_alikes(hashes, files, candidates.thumbnails, shown, scratch, spread)
     return kept[numbers], kept[like]
 
 

@@ -34,7 +34,7 @@ from typing import IO
 import numpy as np
 
 from .hashing import SIMILARITY, THUMBNAIL, Rows, textures
-from .near_hashes import neighbours, with_neighbours
+from .near_hashes import Spread, neighbours, one_by_one, with_neighbours
 
 RADIUS = 4  # bits by which the perceptual hashes of near duplicates may differ
 STANDING = 16  # pictures of one hash with which later ones are compared
@@ -51,7 +51,7 @@ def look_alikes(
     thumbnails: Rows,
     shown: np.ndarray,
     scratch: Path | None = None,
-    threads: int = 1,
+    spread: Spread = one_by_one,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The dropped pictures, and the standing picture that each looks most like (of equals the earliest).
 
@@ -61,13 +61,13 @@ def look_alikes(
         thumbnails: uint8 (m, 784); only those of suspects are read.
         shown: int64 (n,), the row of each picture's thumbnail.
         scratch: a folder for temporary files of 3 KB for each suspect; by default the system's.
-        threads: how many look for suspects.
+        spread: where suspects are looked for.
 
     Returns:
         Two int64 arrays of the same length: numbers of pictures, ascending, and the number of what each looks like.
     """
     values, value_of, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    suspects = np.flatnonzero((with_neighbours(values, RADIUS, threads) | (counts > 1))[value_of])
+    suspects = np.flatnonzero((with_neighbours(values, RADIUS, spread) | (counts > 1))[value_of])
     if not len(suspects):
         return suspects, suspects
     with tempfile.TemporaryFile(dir=scratch) as file:

@@ -12,6 +12,7 @@ from time import sleep
 from typing import Any
 
 from biovfm_hf.errors import UserError, require
+from biovfm_hf.threads import in_order
 
 from ..limits import CRASHED
 from ..plan.plan import Plan, Unit
@@ -20,6 +21,7 @@ from .local import POLL_SECONDS, LocalRun
 from .reading import fork_limited_workers, patience
 from .units import SHORTEST
 
+_WORTH_SENDING = 10**6  # numbers; a core searches as many hashes in half a second, a cluster takes 0.2 s to begin
 _MARGIN = 60.0  # extra seconds for a worker that waits for a reading process, before it counts as silent
 
 Work = Callable[[str, str, Unit], dict[str, Any]]
@@ -150,6 +152,38 @@ def _dask_cores(resources: Resources) -> int:
         return sum(client.ncores().values())
 
 
+def _in_threads(
+    resources: Resources, function: Callable[[Any, Any], Any], shared: Any, values: Sequence[Any]
+) -> Iterator[Any]:
+    """For functions of numpy: it releases the GIL while it sorts and compares, and `shared` is not copied."""
+    return in_order(partial(function, shared), values, resources.workers)
+
+
+def _on_dask_workers(
+    resources: Resources, function: Callable[[Any, Any], Any], shared: Any, values: Sequence[Any]
+) -> Iterator[Any]:
+    """On a running cluster, if `shared`, an array, is worth sending; a local cluster would copy what threads share.
+
+    It is sent once, to as many workers as there are values. If one dies, the others have it and take over its calls.
+    """
+    if resources.scheduler is None or len(shared) < _WORTH_SENDING:
+        yield from _in_threads(resources, function, shared, values)
+        return
+    distributed = require("distributed", "cluster")
+    with _client(resources.scheduler) as client:
+        client.wait_for_workers(1)
+        takers = list(client.ncores())[: len(values)]
+        sent = client.scatter(shared, workers=takers, broadcast=True, hash=False)
+        try:
+            for call in [client.submit(function, sent, value, pure=False) for value in values]:
+                yield call.result()
+        except distributed.KilledWorker as error:
+            raise UserError(
+                f"{resources.scheduler}: workers die in the search for near duplicates ({error}); give each 2 GB of "
+                "memory, or finish with --engine local"
+            ) from error
+
+
 @dataclass(frozen=True)
 class Engine:
     """One way to run units.
@@ -158,16 +192,19 @@ class Engine:
         run: yields the result of `work` for each finished unit, and None while it waits.
         cores: how many units it can run at once.
         shortest: least work of a unit, in seconds of one core.
+        spread: yields function(shared, value) for each of a few values, in their order. Each call takes seconds, less
+            than a job of SLURM waits in its queue, so submitit leaves them to threads of this process.
     """
 
     run: Callable[[Work, Plan, str, Sequence[Unit], Resources], Iterator[dict[str, Any] | None]]
     cores: Callable[[Resources], int] = lambda resources: resources.workers
     shortest: float = SHORTEST
+    spread: Callable[[Resources, Callable[[Any, Any], Any], Any, Sequence[Any]], Iterator[Any]] = _in_threads
 
 
 ENGINES: dict[str, Engine] = {
     "local": Engine(_local),
-    "dask": Engine(_dask, _dask_cores),
+    "dask": Engine(_dask, _dask_cores, spread=_on_dask_workers),
     "submitit": Engine(_submitit, shortest=60.0),  # a job waits in a queue, and imports everything
 }
 """Value of `--engine` -> what runs the units."""

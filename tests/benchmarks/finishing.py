@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from dataset_builder.screening.candidates import load_candidates
 from dataset_builder.screening.duplicates import decide, save_drops
 from dataset_builder.screening.hashing import THUMBNAIL
 from dataset_builder.screening.leakage import read_benchmarks
+from dataset_builder.shards.executors import ENGINES, Resources
 
 SHAPING = BuildOptions(Path("out"), Path("raw"), size=32).shaping
 
@@ -134,7 +136,8 @@ def _screen(plan: Plan, threads: int, timed: Callable[[str, Callable[[], Any]], 
     """Decide and save; the memory for it is freed afterwards."""
     nothing = read_benchmarks([])
     candidates = timed("read hashes", lambda: load_candidates(plan, threads))
-    decisions = timed("find duplicates", lambda: decide(plan, candidates, nothing, lambda _: None, threads))
+    spread = partial(ENGINES["local"].spread, Resources(threads))
+    decisions = timed("find duplicates", lambda: decide(plan, candidates, nothing, lambda _: None, spread))
     timed("write decisions", lambda: save_drops(plan, candidates, decisions, nothing, threads))
 
 

@@ -1,5 +1,6 @@
 """The look-up of near hashes against a comparison of all with all."""
 
+from functools import partial
 from itertools import pairwise
 from time import process_time
 from unittest.mock import patch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from dataset_builder.screening import near_hashes
 from dataset_builder.screening.near_hashes import neighbours, with_neighbours
+from dataset_builder.shards.executors import ENGINES, Resources
 
 
 def hashes_near_others(rng: np.random.Generator, count: int, crowds: int) -> np.ndarray:
@@ -53,8 +55,9 @@ def test_no_hash_with_a_neighbour_is_missed(seed, count, radius, run):
     hashes = hashes.astype(np.uint64)
     distances = np.bitwise_count(hashes[:, None] ^ hashes[None])
     exact = (distances <= radius).sum(axis=1) > 1
+    in_threads = partial(ENGINES["local"].spread, Resources(run % 3))
     with patch.object(near_hashes, "_RUN", run):
-        marked = with_neighbours(hashes, radius, threads=run % 3)
+        marked = with_neighbours(hashes, radius, in_threads)
     assert (marked | ~exact).all()
     if run >= len(hashes):
         assert (marked == exact).all()

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,6 +22,7 @@ from dataset_builder.dataset.finish import finish_shard
 from dataset_builder.options import BuildOptions
 from dataset_builder.plan.plan import Unit, make_plan
 from dataset_builder.progress import ProgressFile, read_progress
+from dataset_builder.screening.look_alikes import look_alikes
 from dataset_builder.shards import executors, workers
 from dataset_builder.shards.local import LocalRun
 from dataset_builder.shards.shard import build_unit, join_shard
@@ -244,16 +247,25 @@ def test_every_engine_is_named_in_the_docs_and_says_how_many_units_it_runs_at_on
 
 
 def test_an_executor_is_added_by_one_entry(small_raw, tmp_path, monkeypatch):
+    spread = []
+
     def backwards(work, plan, raw, units, resources):
         assert resources.workers == 3
         for unit in reversed(units):
             yield work(str(plan.out), raw, unit)
 
-    monkeypatch.setitem(executors.ENGINES, "backwards", executors.Engine(backwards, shortest=0.0))
+    def spread_backwards(resources, function, shared, values):
+        assert resources.workers == 3
+        spread.extend(values)
+        return [function(shared, value) for value in reversed(values)]
+
+    engine = executors.Engine(backwards, shortest=0.0, spread=spread_backwards)
+    monkeypatch.setitem(executors.ENGINES, "backwards", engine)
     raw, sources = small_raw
     build(raw, tmp_path / "one", sources, size=32, engine="backwards", workers=3)
     build(raw, tmp_path / "two", sources, size=32, workers=0)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert spread
     with pytest.raises(UserError, match=r"not one of local, dask, submitit, .*backwards"):
         build(raw, tmp_path / "three", sources, engine="nowhere")
 
@@ -272,27 +284,62 @@ def test_a_killed_worker_changes_nothing(small_raw, plan, expected, works):
     assert not (plan.work / "marks").exists()
 
 
-def test_dask_with_a_killed_worker_gives_the_same_bytes(small_raw, plan, expected, works):
-    """In units of one input each, of which the shards are put together."""
+@pytest.fixture(scope="module")
+def dask():
     distributed = pytest.importorskip("distributed")
-    raw, _ = small_raw
-    inputs = cut(plan, range(len(plan.shards)), 7, shortest=0.0)
-    assert len(inputs) > 2 * len(plan.shards)
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, processes=True) as cluster,
         distributed.Client(cluster) as client,
     ):
-        client.run(lambda path: __import__("sys").path.insert(0, path), str(Path(works.__file__).parent))
         client.run(lambda path: __import__("sys").path.insert(0, path), str(ROOT))
-        pids = list(client.run(os.getpid).values())
-        killed = False
-        for result in executors.on_executor(works.slow, plan, str(raw), inputs, client.get_executor(), 100):
-            if result is None and not killed:
-                os.kill(pids[0], signal.SIGKILL)
-                killed = True
+        yield client
+
+
+def test_near_duplicates_are_the_same_wherever_they_are_searched(dask, monkeypatch):
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, 3000, dtype=np.uint64)
+    hashes[2900:] = hashes[:100] ^ np.uint64(5)
+    thumbnails = rng.integers(0, 256, (2900, 784), dtype=np.uint8)[np.arange(3000) % 2900]
+    cluster = executors.Resources(2, dask.scheduler.address)
+
+    def found(engine, resources):
+        spread = partial(executors.ENGINES[engine].spread, resources)
+        numbers, like = look_alikes(hashes, np.arange(3000), thumbnails, np.arange(3000), spread=spread)
+        return numbers.tolist(), like.tolist()
+
+    expected = list(range(2900, 3000)), list(range(100))
+    for count in range(3):
+        assert found("local", executors.Resources(count)) == expected
+    assert found("submitit", executors.Resources(2)) == found("dask", executors.Resources(2)) == expected
+    monkeypatch.setattr(executors, "_WORTH_SENDING", 1)
+    monkeypatch.setattr(executors, "_in_threads", None)  # so that it cannot be searched here
+    assert found("dask", cluster) == expected
+
+
+def test_dask_with_a_killed_worker_gives_the_same_bytes(small_raw, plan, expected, works, dask):
+    """In units of one input each, of which the shards are put together."""
+    raw, _ = small_raw
+    inputs = cut(plan, range(len(plan.shards)), 7, shortest=0.0)
+    assert len(inputs) > 2 * len(plan.shards)
+    dask.run(lambda path: __import__("sys").path.insert(0, path), str(Path(works.__file__).parent))
+    pids = list(dask.run(os.getpid).values())
+    killed = False
+    for result in executors.on_executor(works.slow, plan, str(raw), inputs, dask.get_executor(), 100):
+        if result is None and not killed:
+            os.kill(pids[0], signal.SIGKILL)
+            killed = True
     assert killed
     list(executors.in_process(join_shard, plan, str(raw), map(plan.whole, plan.unfinished())))
     assert candidates(plan) == expected and not plan.parts()
+
+
+def test_a_search_that_kills_workers_says_what_to_do(dask, monkeypatch):
+    monkeypatch.setattr(executors, "_WORTH_SENDING", 1)
+    monkeypatch.setattr(dask.cluster.scheduler, "allowed_failures", 0)
+    resources = executors.Resources(2, dask.scheduler.address)
+    deadly = executors.ENGINES["dask"].spread(resources, lambda *_: os._exit(1), np.zeros(2), [0])
+    with pytest.raises(UserError, match="2 GB of memory, or finish with --engine local"):
+        list(deadly)
 
 
 def test_submitit_gives_the_same_bytes(small_raw, tmp_path):
