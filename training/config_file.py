@@ -7,7 +7,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
-from biovfm_hf.reading.documents import parse_yaml, read_yaml
+from biovfm_hf.reading.documents import as_number, parse_yaml, read_yaml
 
 from . import objectives
 from .settings.augment import PRESETS, AugmentConfig
@@ -92,15 +92,7 @@ def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
     known = {name: model[name] for name in OWN_KEYS if name in model}
     others = {name: value for name, value in model.items() if name not in (*known, "fields")}
     given = {**model.get("fields", {}), **others}
-    return {**known, "fields": {name: _as_number(value) for name, value in given.items()}}
-
-
-def _as_number(value: Any) -> Any:
-    """Convert text such as 1e-5, which YAML does not read as a number, for model fields, whose types are unknown."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+    return {**known, "fields": {name: as_number(value) for name, value in given.items()}}
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.flops import PEAK_FLOPS
 from biovfm_hf.options import argument, check_options, option
-from biovfm_hf.reading.documents import parse_yaml
+from biovfm_hf.reading.documents import as_number, parse_yaml
 
 from ..commands.embed import DEVICE_HELP, PRECISION_HELP, PRECISIONS
 from ..encoders.own_code import TRUST_HELP
@@ -83,12 +83,4 @@ class ReproduceOptions:
     def settings(self) -> dict[str, Any]:
         """The settings that override the recipes'."""
         pairs = (word.split("=", 1) for word in self.setting)
-        return {name.replace("-", "_"): _number(parse_yaml(value, f"setting {name}")) for name, value in pairs}
-
-
-def _number(value: Any) -> Any:
-    """A number, also in the form 1e-3, which YAML reads as text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+        return {name.replace("-", "_"): as_number(parse_yaml(value, f"setting {name}")) for name, value in pairs}

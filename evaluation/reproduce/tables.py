@@ -1,7 +1,5 @@
 """The table of an item with our and the printed numbers, and its tests, in Markdown, CSV, LaTeX and JSON."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 from biovfm_hf.results.published import Place
 from biovfm_hf.results.significance import p_text
+from biovfm_hf.writing.csv_text import csv_text
 from biovfm_hf.writing.files import write_text
 
 from ..results.records import clean
@@ -126,11 +125,7 @@ def _missing(numbers: Numbers) -> list[str]:
 
 def as_csv(numbers: Numbers) -> str:
     """One line per number; scores are fractions."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_line(numbers, place) for place in numbers.cells)
-    return stream.getvalue()
+    return csv_text((_line(numbers, place) for place in numbers.cells), FIELDS)
 
 
 def _line(numbers: Numbers, place: Place) -> dict[str, Any]:

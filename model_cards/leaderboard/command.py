@@ -1,7 +1,5 @@
 """The `biovfm leaderboard` command: a page of models x tasks with intervals, real ranks, leakage and costs."""
 
-import csv
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
+from biovfm_hf.writing.csv_text import csv_text
 from biovfm_hf.writing.files import write_text
 
 from .. import formats
@@ -77,7 +76,7 @@ def leaderboard(options: LeaderboardOptions) -> list[Board]:
     rows = board_rows(boards)
     write_text(options.out / "index.html", render(boards, options.title))
     write_text(options.out / "leaderboard.json", json.dumps(rows, indent=1) + "\n")
-    write_text(options.out / "leaderboard.csv", _table(rows))
+    write_text(options.out / "leaderboard.csv", csv_text(rows, list(rows[0])))
     if options.export == "space":
         write_text(options.out / "README.md", SPACE.format(title=json.dumps(options.title, ensure_ascii=False)))
     return boards
@@ -94,14 +93,6 @@ def board_rows(boards: list[Board]) -> list[dict[str, Any]]:
          "source": cell.entry.source}
         for board in boards for (model, task), cell in board.cells.items()
     ]  # fmt: skip
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 def render(boards: list[Board], title: str) -> str:

@@ -1,7 +1,5 @@
 """The `biovfm analyse` command: measures each layer of one or several models."""
 
-import csv
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
+from biovfm_hf.writing.csv_text import csv_text
 from biovfm_hf.writing.files import write_text
 
 from ...commands.embed import DEVICE_HELP, open_images
@@ -112,7 +111,8 @@ def write_analysis(options: AnalyseOptions, analysis: Analysis, images: int) -> 
         "heads": {name: None if heads is None else vars(heads) for name, heads in analysis.heads.items()},
     }  # fmt: skip
     write_text(options.out / "layers.json", json.dumps(clean(record), indent=1, allow_nan=False) + "\n")
-    write_text(options.out / "layers.csv", _table([_flat(row) for row in analysis.rows]))
+    rows = [_flat(row) for row in analysis.rows]
+    write_text(options.out / "layers.csv", csv_text(rows, list(rows[0])))
     draw_page(options.out / "layers.png", analysis)
 
 
@@ -124,11 +124,3 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
             plain |= {f"{name}_{metric}": entry["value"], f"{name}_{metric}_low": entry["low"],
                       f"{name}_{metric}_high": entry["high"]}  # fmt: skip
     return plain
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return stream.getvalue()

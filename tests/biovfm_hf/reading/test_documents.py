@@ -8,7 +8,7 @@ from transformers import image_utils
 
 from biovfm_hf import errors, imagenet, nearest
 from biovfm_hf.errors import UserError
-from biovfm_hf.reading.documents import MAX_DEPTH, parse_yaml, read_json, read_text, read_yaml
+from biovfm_hf.reading.documents import MAX_DEPTH, as_number, parse_yaml, read_json, read_text, read_yaml
 
 BILLION_LAUGHS = "a: &a [x, x]\n" + "\n".join(f"{b}: &{b} [*{a}, *{a}]" for a, b in zip("abcdefgh", "bcdefghi"))  # noqa: B905
 
@@ -51,6 +51,11 @@ def test_refused_json_is_reported_in_one_line(tmp_path, raw, reason):
     with pytest.raises(UserError, match=f"{reason}.*; run it again") as told:
         read_json(tmp_path / "a.json", remedy="run it again")
     assert "\n" not in str(told.value)
+
+
+def test_text_that_yaml_does_not_take_for_a_number():
+    given = ["1e-5", "3", "vit-large", True, 7, None, "1e-5 m"]
+    assert [as_number(one) for one in given] == [1e-5, 3.0, "vit-large", True, 7, None, "1e-5 m"]
 
 
 def test_text_is_bounded_and_named(tmp_path):
