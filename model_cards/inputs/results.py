@@ -11,30 +11,8 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import finite, read_json
 from biovfm_hf.results.published import table1, table1_notes
 from biovfm_hf.results.record import MEANS_FILE, RUN_AGAIN, Interval, Record, settings_text
-from biovfm_hf.results.significance import holm
 
-METRIC_LABELS = {  # in files of versions that did not state titles
-    "auc": "AUC",
-    "average_precision": "Average precision",
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "mcc": "MCC",
-    "f1_macro": "F1 (macro)",
-    "f1_micro": "F1 (micro)",
-    "recall_macro": "Recall (macro)",
-    "recall_micro": "Recall (micro)",
-    "dice": "Dice",
-    "jaccard": "Jaccard",
-    "nsd": "Normalised surface Dice",
-    "hd95": "95% Hausdorff distance",
-    "assd": "Mean surface distance",
-    "AP": "AP (boxes)",
-    "kappa": "Kappa",
-    "ece": "Calibration error",
-    "brier": "Brier score",
-}
 POSITIVE_LABELS = {"f1_macro": "F1 (positive class)", "recall_macro": "Recall (positive class)"}
-LOWER_IS_BETTER = ("ece", "brier", "hd95", "assd")  # in files of versions that did not state it
 SIGNIFICANT = 0.05
 
 
@@ -100,7 +78,7 @@ def leaks_of(records: Iterable[Record]) -> set[str]:
 
 
 def labels_of(records: Iterable[Record]) -> Callable[[str], str]:
-    """A function from a metric's name to its name for readers: the title that the records state, if they do.
+    """A function from a metric's name to its name for readers: the title that the records state, else its words.
 
     Where all tasks are binary, macro averages are the positive class's.
     """
@@ -113,7 +91,7 @@ def labels_of(records: Iterable[Record]) -> Callable[[str], str]:
 
 
 def _label(name: str) -> str:
-    return METRIC_LABELS.get(name, name.replace("_", " "))
+    return name.replace("_", " ")
 
 
 def positive_classes(records: Iterable[Record]) -> dict[str, str]:
@@ -141,8 +119,6 @@ def load_results(path: Path) -> list[Record]:
 
 def _records(file: Path) -> list[Record]:
     rows = read_json(file)
-    if isinstance(rows, dict):
-        rows = rows.get("records", rows.get("results"))
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{file}: not a results file (a JSON list of records is expected); run biovfm probe again")
     return [_record(row, f"{file}: record {number}") for number, row in enumerate(rows, start=1)]
@@ -212,11 +188,9 @@ def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
 
 
 def load_comparisons(folder: Path) -> list[Comparison]:
-    """The paired differences of a results folder (empty without comparisons.json), with Holm-adjusted p values.
+    """The paired differences of a results folder, empty without comparisons.json.
 
     Of a difference over several seeds only the mean is given, as of the scores, without those of single seeds.
-
-    The adjustment (Holm 1979) is the file's `p_holm`, else it runs over all comparisons of one metric and method.
 
     Raises:
         UserError: the file is not a list of comparisons.
@@ -227,14 +201,6 @@ def load_comparisons(folder: Path) -> list[Comparison]:
     rows = read_json(file)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{file}: not a list of comparisons; run biovfm probe again")
-    rows = _over_seeds([row for row in rows if finite(row.get("difference")) is not None])
-    families: dict[tuple[str, str], list[int]] = {}
-    for index, row in enumerate(rows):
-        if finite(row.get("p")) is not None:
-            families.setdefault((str(row.get("method")), str(row.get("metric"))), []).append(index)
-    adjusted: dict[int, float] = {}
-    for members in families.values():
-        adjusted.update(zip(members, holm([float(rows[i]["p"]) for i in members]).tolist(), strict=True))
     return [
         Comparison(
             **{
@@ -247,20 +213,20 @@ def load_comparisons(folder: Path) -> list[Comparison]:
             low=finite(row.get("low")),
             high=finite(row.get("high")),
             p=finite(row.get("p")),
-            p_holm=finite(row["p_holm"]) if "p_holm" in row else adjusted.get(index),
+            p_holm=finite(row.get("p_holm")),
             reason=str(row.get("reason") or ""),
-            lower_is_better=bool(row.get("lower_is_better", row.get("metric") in LOWER_IS_BETTER)),
+            lower_is_better=bool(row.get("lower_is_better")),
             title=str(row.get("title") or _label(str(row.get("metric") or ""))),
         )
-        for index, row in enumerate(rows)
+        for row in _over_seeds([row for row in rows if finite(row.get("difference")) is not None])
     ]
 
 
 def _over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows without those of a single seed that a mean of the same two models holds."""
+    """The rows without those of a single seed that a mean of the same two models covers."""
     means = [row for row in rows if isinstance(row.get("seed"), list)]
-    held = {(_likeness(row), str(seed)) for row in means for seed in row["seed"]}
-    return [row for row in rows if (_likeness(row), str(row.get("seed"))) not in held]
+    covered = {(_likeness(row), str(seed)) for row in means for seed in row["seed"]}
+    return [row for row in rows if (_likeness(row), str(row.get("seed"))) not in covered]
 
 
 def _likeness(row: dict[str, Any]) -> str:
@@ -269,42 +235,34 @@ def _likeness(row: dict[str, Any]) -> str:
 
 
 def kind_of(record: Record) -> str:
-    """`segmentation`, `detection` or `classification`, by the task's kind, or by the metrics of files without it."""
-    if record.kind == "segmentation" or "dice" in record.metrics:
-        return "segmentation"
-    return "detection" if record.kind == "detection" or "AP" in record.metrics else "classification"
+    """`segmentation`, `detection` or `classification`, by the task's kind."""
+    return record.kind if record.kind in ("segmentation", "detection") else "classification"
 
 
 def metric_order(records: Iterable[Record]) -> list[str]:
-    """All metric names in `records`: first in the order of their titles, then of METRIC_LABELS, then by name."""
+    """All metric names in `records`: first in the order of their titles, then by name."""
     records = list(records)
     names = {name for record in records for name in record.intervals}
     stated = [name for record in records for name in record.titles or ()]
-    return [name for name in dict.fromkeys([*stated, *METRIC_LABELS, *sorted(names)]) if name in names]
+    return [name for name in dict.fromkeys([*stated, *sorted(names)]) if name in names]
 
 
 def is_lower_better(metric: str, records: Iterable[Record]) -> bool:
     """Whether the better of two models has the lower value of a metric, as the records state it."""
-    stated = [record.lower_is_better for record in records if record.lower_is_better is not None]
-    return metric in LOWER_IS_BETTER or any(metric in names for names in stated)
+    return any(metric in (record.lower_is_better or ()) for record in records)
 
 
 def primary_metric(records: Iterable[Record]) -> str:
-    """The metric that charts and ranks use: of those that the most records have, the one that most name as theirs.
-
-    Where none is named it is the first of METRIC_LABELS.
-    """
+    """The metric that charts and ranks use: of those that the most records have, the one that most name as theirs."""
     records = list(records)
     counts = Counter(name for record in records for name in record.intervals)
     named = Counter(record.primary for record in records)
-    order = [name for name in dict.fromkeys([*METRIC_LABELS, *metric_order(records)]) if name in counts]
-    return max(order, key=lambda name: (counts[name], named[name]))
+    return max(metric_order(records), key=lambda name: (counts[name], named[name]))
 
 
 def is_main(row: Comparison, records: Iterable[Record]) -> bool:
-    """Whether a comparison is in the metric that the records of its task name; in AUC or Dice where they name none."""
-    primaries = {record.primary for record in records if record.task == row.task and record.primary}
-    return row.metric in (primaries or ("auc", "dice"))
+    """Whether a comparison is in the metric that a record of its task names as its own."""
+    return any(row.metric == record.primary for record in records if record.task == row.task)
 
 
 def published_comparison(records: list[Record]) -> tuple[dict[str, Interval] | None, dict[str, Any], str]:

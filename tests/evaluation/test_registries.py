@@ -22,7 +22,9 @@ from evaluation.tasks.corruptions.benchmark import CORRUPTIONS, benchmarks
 from evaluation.tasks.images import FileImages
 from evaluation.tasks.layouts import known_layouts, layout
 from model_cards.card.render import render_results
-from model_cards.inputs.results import load_results
+from model_cards.inputs.results import load_comparisons, load_results
+from model_cards.leaderboard.command import LeaderboardOptions, leaderboard
+from model_cards.report.command import ReportOptions, report
 
 FAST = ["--device", "cpu", "--resamples", "20", "--no-figures"]
 
@@ -152,7 +154,9 @@ def new_kinds(registries, tmp_path):
 
             return judge(trial, Scores(scored("val"), scored("test"), {"sharpness": self.sharpness}))
 
-    metrics.register(metrics.Metric("sample_metric", "J", informedness, compared=True, column=True, lowest=-1.0))
+    metrics.register(
+        metrics.Metric("sample_metric", "Misses", missed, compared=True, column=True, lower_is_better=True)
+    )
     register_family(Family("sample family", "sample:", load_pixels, downloads=False))
 
     @layout("sample-layout")
@@ -172,9 +176,9 @@ def new_kinds(registries, tmp_path):
     return tmp_path / "halves.yaml"
 
 
-def informedness(weighted):
-    """Sensitivity plus specificity less one."""
-    return weighted.rates["sensitivity"] + weighted.rates["specificity"] - 1
+def missed(weighted):
+    """The share of positive cases that are missed."""
+    return 1 - weighted.rates["sensitivity"]
 
 
 def load_pixels(source):
@@ -205,13 +209,18 @@ def test_a_new_probe_metric_family_and_layout_run_and_are_in_records_and_tables(
     assert {r["modality"] for r in records} == {"drawings"}
     assert {r["settings"].get("sharpness") for r in records} == {0.5, None}
     table = (out / "table.md").read_text()
-    assert all(r["titles"]["sample_metric"] == "J" and r["titles"]["auc"] == "AUC" for r in records)
-    assert "| J |" in table and "sample-probe, protocol fast (precision fp32, sharpness 0.5)" in table
-    rows = json.loads((out / "comparisons.json").read_text())
-    assert {"sample_metric", "auc"} <= {row["metric"] for row in rows}
-    assert {row["title"] for row in rows if row["metric"] == "sample_metric"} == {"J"}
+    assert all(r["titles"]["sample_metric"] == "Misses" and r["titles"]["auc"] == "AUC" for r in records)
+    assert "| Misses |" in table and "sample-probe, protocol fast (precision fp32, sharpness 0.5)" in table
+    rows = load_comparisons(out)
+    assert {"sample_metric", "auc"} <= {row.metric for row in rows}
+    assert {(row.title, row.lower_is_better) for row in rows if row.metric == "sample_metric"} == {("Misses", True)}
     card = render_results(load_results(out), "pixels")
-    assert "| MCC | BA | F1 (positive class) | AUC | Accuracy | J |" in card
+    assert "| MCC | BA | F1 (positive class) | AUC | Accuracy | Misses |" in card
+    report(ReportOptions((out,), tmp_path / "report.html"))
+    assert "Misses" in (tmp_path / "report.html").read_text()
+    boards = leaderboard(LeaderboardOptions((str(out),), tmp_path / "board"))
+    cells = [cell for board in boards for cell in board.cells.values()]
+    assert {board.title for board in boards} == {"Misses"} and all(cell.entry.lower_is_better for cell in cells)
     # another setting is another record: nothing of an earlier run is taken for it
     command.main([*words, "--sharpness", "2"])
     again = json.loads((out / "results.json").read_text())
@@ -220,7 +229,7 @@ def test_a_new_probe_metric_family_and_layout_run_and_are_in_records_and_tables(
 
 def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="a metric auc already"):
-        metrics.register(metrics.Metric("auc", "AUC", informedness))
+        metrics.register(metrics.Metric("auc", "AUC", missed))
     with pytest.raises(ValueError, match="a family timm"):
         register_family(Family("timm", "other:", load_pixels))
     with pytest.raises(ValueError, match="a reader already"):

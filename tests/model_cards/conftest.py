@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from evaluation.statistics.metrics import titles
 from tests.hub_server.server import HubServer
 from tests.preloaded import with_torch
 
@@ -153,6 +154,9 @@ def results_rows(
                 "method": method,
                 "protocol": protocol,
                 "seed": 0,
+                "kind": "multi-class",
+                "primary": "auc",
+                "titles": titles(metrics),
                 "metrics": metrics,
                 "n_train": 1000 + number,
                 "n_test": 200,

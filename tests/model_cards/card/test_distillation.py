@@ -32,7 +32,7 @@ def teacher(tmp_path):
 
 def compared(**words):
     common = {"method": "knn", "protocol": "fast", "settings": {}, "seed": 0, "metric": "auc", "p": 0.01}
-    return {**common, "p_holm": 0.02, **words}
+    return {**common, "title": "AUC", "p_holm": 0.02, **words}
 
 
 def test_losses_are_student_minus_teacher_in_either_order(student, teacher, make, tmp_path, monkeypatch):

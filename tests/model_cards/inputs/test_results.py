@@ -71,23 +71,6 @@ def test_missing_results_say_what_to_run(tmp_path):
         results.load_results(tmp_path)
 
 
-def test_comparisons_are_adjusted_within_one_metric_and_method(make, tmp_path):
-    row = {
-        "task": "t",
-        "method": "linear",
-        "metric": "auc",
-        "model_a": "a",
-        "model_b": "b",
-        "difference": 0.1,
-        "p": 0.02,
-    }
-    rows = [row, {**row, "task": "u", "p": 0.5}, {**row, "metric": "mcc", "p": 0.03}, {**row, "difference": None}]
-    folder = make.results(tmp_path / "r", make.rows("a", ["t"]), rows)
-    found = results.load_comparisons(folder)
-    assert [c.p_holm for c in found] == pytest.approx([0.04, 0.5, 0.03])
-    assert results.load_comparisons(tmp_path) == []
-
-
 def test_twelve_tasks_under_the_published_protocol_are_comparable(make, tmp_path):
     folder = make.results(tmp_path / "r", make.rows("m", TWELVE, protocol="biovfm"))
     mean, table, why = results.published_comparison(results.load_results(folder))
@@ -118,19 +101,21 @@ def test_the_published_table_is_ordered_low_value_high():
             assert low < value < high
 
 
-def test_an_undefined_metric_is_left_out_and_a_given_adjustment_is_kept(make, tmp_path):
+def test_an_undefined_metric_is_left_out_and_the_adjustment_is_kept(make, tmp_path):
     rows = make.rows("a", ["t"])
     rows[0]["metrics"]["auc"] = {"value": None, "low": None, "high": None}
     given = {"task": "t", "method": "linear", "metric": "mcc", "difference": 0.1, "p": 0.02, "p_holm": 0.06}
-    folder = make.results(tmp_path / "r", rows, [given, {**given, "task": "u"}])
+    without = {**given, "metric": "auc", "difference": None, "p": None, "p_holm": None}
+    folder = make.results(tmp_path / "r", rows, [given, {**given, "task": "u"}, without])
     assert "auc" not in results.load_results(folder)[0].intervals
     assert [row.p_holm for row in results.load_comparisons(folder)] == [0.06, 0.06]
+    assert results.load_comparisons(tmp_path) == []
 
 
 def test_macro_averages_of_binary_tasks_are_titled_as_the_positive_class_s(make, tmp_path):
     binary, other = make.rows("m", ["clinic", "organs"])
     binary["positive"] = "disease"
-    for rows, title in (([binary], "F1 (positive class)"), ([binary, other], "F1 (macro)")):
+    for rows, title in (([binary], "F1 (positive class)"), ([binary, other], "F1")):
         records = results.load_results(make.results(tmp_path / str(len(rows)), rows))
         text = render_results(records, "m")
         assert f"| {title} |" in text and "of its positive class: disease in clinic." in text

@@ -64,8 +64,8 @@ def folders(make, tmp_path_factory, dataset_dir, run_dir):
         "difference": 0.02,
     }
     comparisons = [
-        {**row, "low": 0.01, "high": 0.03, "p": 0.0004},
-        {**row, "task": "t2", "low": -0.01, "high": 0.05, "p": 0.4},
+        {**row, "low": 0.01, "high": 0.03, "p": 0.0004, "p_holm": 0.0008},
+        {**row, "task": "t2", "low": -0.01, "high": 0.05, "p": 0.4, "p_holm": 0.4},
     ]
     return {
         "data": dataset_dir,
