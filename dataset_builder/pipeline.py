@@ -42,7 +42,7 @@ from .shards.replan import plan_again
 from .shards.shard import build_unit, join_shard
 from .shards.units import cut
 
-_LISTINGS = 3  # most times that sources are listed anew in one run while their files change
+_LISTINGS = 3  # how often, at most, one run lists the sources again while their files change
 
 
 def run(options: BuildOptions) -> dict[str, Any]:
@@ -71,14 +71,14 @@ def run(options: BuildOptions) -> dict[str, Any]:
 def _plan_and_build(options: BuildOptions, raw: Path) -> dict[str, Any]:
     sources = _sources(options)
     check_output(options.out, raw, [source.folder or source.id for source in sources])
-    inputs, known = _screening_inputs(options)
+    inputs, benchmarks = _screening_inputs(options)
     with hold(options.out, shared=options.num_shards is not None):
         plan = _planned(options, raw, sources)
         if options.plan_only:
-            _tell_plan(plan)
+            _print_plan(plan)
             return _planned_work(plan)
         if options.num_shards is None:
-            return _build(plan, options, sources, inputs, known)
+            return _build(plan, options, sources, inputs, benchmarks)
         own_shards = [n for n in plan.unfinished() if n % options.num_shards == options.shard_index]
         _run_shards(plan, options, own_shards)
     print(
@@ -109,7 +109,7 @@ def _planned(options: BuildOptions, raw: Path, sources: list[Source]) -> Plan:
     except FileNotFoundError:
         print(listing, flush=True)
         return make_plan(sources, raw, options.out, options.shaping, options.salt or secret_of(options.out))
-    _tell_software(plan)
+    _warn_of_other_version(plan)
     if changed := differing(plan.options, options.shaping):
         raise UserError(
             f"{options.out}: holds a build with {', '.join(changed)}; choose another --out, or remove that folder"
@@ -131,7 +131,7 @@ def _planned(options: BuildOptions, raw: Path, sources: list[Source]) -> Plan:
     return plan
 
 
-def _tell_software(plan: Plan) -> None:
+def _warn_of_other_version(plan: Plan) -> None:
     """Warn that shards of another version stay, which may have decided otherwise on some pictures."""
     first, now = plan.software or "an earlier version", software()
     if first != now:
@@ -146,7 +146,7 @@ def _planned_work(plan: Plan) -> dict[str, Any]:
     return {"shards": len(plan.shards), "inputs": inputs, "sources": sorted(plan.sources), "skipped": plan.skipped}
 
 
-def _tell_plan(plan: Plan) -> None:
+def _print_plan(plan: Plan) -> None:
     inputs = sum(shard.items for shard in plan.shards)
     print(
         f"{len(plan.shards):,} shards of {len(plan.sources)} sources with {inputs:,} inputs are planned in {plan.out}"
@@ -156,7 +156,7 @@ def _tell_plan(plan: Plan) -> None:
 
 
 def _build(
-    plan: Plan, options: BuildOptions, sources: list[Source], inputs: dict[str, Any], known: Benchmarks | None
+    plan: Plan, options: BuildOptions, sources: list[Source], inputs: dict[str, Any], benchmarks: Benchmarks | None
 ) -> dict[str, Any]:
     complete = plan.work / "complete.json"
     before = _read_json(complete) or {}
@@ -173,11 +173,16 @@ def _build(
         redo_without_thumbnails(plan)
     plan = _read_all(plan, options, sources)
     threads = max(1, options.resources.workers)
-    benchmarks = _screen_across(plan, options, inputs, known or read_benchmarks(options.benchmarks), threads)
+    benchmarks = benchmarks or read_benchmarks(options.benchmarks)
+    _screen_across(plan, options, inputs, benchmarks, threads)
     for _ in _on_engine(finish_shard, plan, options, list(map(plan.whole, range(len(plan.shards))))):
         pass
     counts = write_manifest(plan, threads)
-    facts = {"benchmark_images": benchmarks, "overlaps": _overlaps(plan), "sampled": write_sample(plan, threads)}
+    facts = {
+        "benchmark_images": len(benchmarks.hashes),
+        "overlaps": _overlaps(plan),
+        "sampled": write_sample(plan, threads),
+    }
     summary = write_summary(plan, counts.summary(), facts)
     write_places(plan)
     write_card(plan, summary, counts.files)
@@ -219,8 +224,10 @@ def _on_engine(work: Work, plan: Plan, options: BuildOptions, units: list[Unit])
         yield from ENGINES[options.engine].run(work, plan, str(options.raw), units, options.resources)
 
 
-def _screen_across(plan: Plan, options: BuildOptions, inputs: dict[str, Any], known: Benchmarks, threads: int) -> int:
-    """Decide on duplicates and benchmark images of all shards; returns the number of benchmark images."""
+def _screen_across(
+    plan: Plan, options: BuildOptions, inputs: dict[str, Any], benchmarks: Benchmarks, threads: int
+) -> None:
+    """Decide on duplicates and benchmark images of all shards."""
     decided = plan.work / "decided.json"
     before = _read_json(decided)
     if before != inputs:
@@ -232,23 +239,24 @@ def _screen_across(plan: Plan, options: BuildOptions, inputs: dict[str, Any], kn
         shutil.rmtree(plan.out / SAMPLE, ignore_errors=True)
         candidates = load_candidates(plan, threads)
         spread = partial(ENGINES[options.engine].spread, options.resources)
-        decisions = decide(plan, candidates, known, print, spread)
-        save_drops(plan, candidates, decisions, known, threads)
+        decisions = decide(plan, candidates, benchmarks, print, spread)
+        save_drops(plan, candidates, decisions, benchmarks, threads)
         save_sample(plan, candidates, decisions)
         write_text(decided, json.dumps(inputs))
-    return len(known.hashes)
 
 
 def _check(out: Path, workers: int) -> dict[str, Any]:
-    outcomes, wrong = faults(out, workers)
+    outcomes, problems = faults(out, workers)
     kept = outcomes.get(KEPT, 0)
     print(f"{sum(outcomes.values()):,} considered = {kept:,} kept + {sum(outcomes.values()) - kept:,} dropped")
     for reason, count in sorted(outcomes.items(), key=lambda entry: -entry[1]):
         print(f"  {count:>12,}  {reason}")
-    for fault in wrong:
-        print(f"fault: {fault}")
-    print("the accounting is complete" if not wrong else f"{len(wrong)} faults; remove damaged files, build again")
-    return {"outcomes": outcomes, "faults": wrong}
+    for problem in problems:
+        print(f"fault: {problem}")
+    print(
+        "the accounting is complete" if not problems else f"{len(problems)} faults; remove damaged files, build again"
+    )
+    return {"outcomes": outcomes, "faults": problems}
 
 
 def _report(plan: Plan, summary: dict[str, Any]) -> None:
@@ -263,12 +271,12 @@ def _report(plan: Plan, summary: dict[str, Any]) -> None:
             print(f"skipped {source}: {reason}")
     for line in shown_paths(plan.sources):
         print(line)
-    _tell_files(plan, summary)
+    _print_files(plan, summary)
     if summary["kept"]:
         print(f'next: load_dataset("{plan.out}", "full", split="train")')
 
 
-def _tell_files(plan: Plan, summary: dict[str, Any]) -> None:
+def _print_files(plan: Plan, summary: dict[str, Any]) -> None:
     """Name the tables that say which files were dropped and why."""
     private = [name for name, facts in sorted(plan.sources.items()) if privacy_of(name, facts, "")]
     unreadable = sum(summary["sources"].get(name, {}).get(UNREADABLE, 0) for name in private)

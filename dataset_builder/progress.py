@@ -10,7 +10,7 @@ _NUMBERS = struct.Struct("<5q")
 
 
 class Progress(NamedTuple):
-    """State of one shard: the worker's process id, the input in work, pictures seen and kept, bytes read.
+    """State of one shard: the worker's process id, the current input, pictures made and kept, bytes read.
 
     `item` is the number of inputs when all are read and the files are being written.
     """
@@ -45,7 +45,7 @@ class ProgressFile:
 
 
 def read_progress(path: Path) -> Progress | None:
-    """The state that a worker noted, or None."""
+    """The state that a worker wrote last; None if there is none."""
     try:
         return Progress(*_NUMBERS.unpack(path.read_bytes()))
     except (OSError, struct.error):

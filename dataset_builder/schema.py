@@ -26,7 +26,7 @@ _FEATURES = {
 }
 _ARROW = {"string": pa.string(), "int32": pa.int32()}
 COLUMNS = tuple(_FEATURES)
-# as dataset cards say them
+# as dataset cards state them
 COLUMN_TYPES = {name: feature.get("dtype", "image") for name, feature in _FEATURES.items()}
 
 # The metadata is what datasets.Features(...).arrow_schema writes; a worker need not import datasets for it.
@@ -69,7 +69,7 @@ CANDIDATES = pa.schema(
     [
         *(field for field in MANIFEST if field.name not in ("shard", "row")),
         pa.field("item", pa.int32()),  # number of the input in its shard
-        pa.field("place", pa.string()),  # of a private source: the path that is withheld, and what was said of it;
+        pa.field("place", pa.string()),  # of a private source: the withheld path, and the details of the outcome;
         pa.field("remark", pa.string()),  # both stay in the builder's own folder
         # perceptual hashes: of the whole picture, and of its centre crop and padded form if it is not square
         pa.field("hashes", pa.list_(pa.uint64())),

@@ -21,7 +21,7 @@ from .plan.listing import list_items
 from .plan.status import on_disk, sources_status
 
 EXAMPLES = """examples:
-  biovfm sources list                              every source, and whether it lies in ./raw
+  biovfm sources list                              every source, and whether it is in ./raw
   biovfm sources show rossa                        everything known of one source, and how to obtain it
   biovfm sources show my_hospital.yaml             the same for a record of your own
   biovfm sources status --raw /data/raw            what of each source is there, files counted
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, (_, _, summary) in _ACTIONS.items():
-        actions.add_parser(name, help=summary, add_help=False)  # each has a parser of its own
+        actions.add_parser(name, help=summary, add_help=False)  # each action has a parser of its own
     name = parser.parse_args(argv[:1]).action
     kind, act, summary = _ACTIONS[name]
     act(parse_options(CommandParser(prog=f"biovfm sources {name}", description=summary), kind, argv[1:]))
@@ -383,12 +383,12 @@ def _download(options: DownloadOptions) -> None:
     _field("citation", source.citation)
     for entry in source.files:
         _field("file", f"{entry.name} from {entry.url}")
-    for file in download(options.id, options.raw, options.accept_terms or _asked()):
+    for file in download(options.id, options.raw, options.accept_terms or _accepts_terms()):
         print(file)
     print(f"next: biovfm sources status --raw {options.raw} --sources {source.id}")
 
 
-def _asked() -> bool:
+def _accepts_terms() -> bool:
     if not sys.stdin.isatty():
         return False
     return input("\nDo you accept the terms of this source? [y/N] ").strip().lower() in ("y", "yes")

@@ -59,8 +59,8 @@ class _Place:
 
     def __init__(self, file: str, key: str = "", own: bool = False, private: bool = False) -> None:
         self.file, self.key = file, key
-        self.own = own  # whether it is a private source, which may name any anatomy
-        self.private = private  # whether it states that; if not, a near-region is taken for a slip
+        self.own = own  # whether the source is private and may name any anatomy
+        self.private = private  # whether its record says so; else a word like a region's name counts as misspelt
 
     def at(self, key: str | int) -> "_Place":
         return _Place(self.file, f"{self.key}.{key}".lstrip("."), self.own, self.private)

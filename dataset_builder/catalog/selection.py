@@ -37,9 +37,9 @@ class Selection:
         self._labels = [(compile_regex(label.path), label) for label in source.labels]
         self._globs = [(compile_glob(rule.pattern), rule.reason) for rule in source.exclude if rule.pattern]
         self._listed = [(_Table(rule.table, folder), rule.reason) for rule in source.exclude if rule.table]
-        self._unlisted = next((table.problem for table, _ in self._listed if table.problem), None)
+        self._list_problem = next((table.problem for table, _ in self._listed if table.problem), None)
         self._train = _train(source, folder)
-        self._always = source.train == "all" and not self._unlisted  # whether every path is in the training part
+        self._always = source.train == "all" and not self._list_problem  # whether every path is in the training part
         self.subject = _subject(source, folder)
         """Maps a path to the source's own identifier of its patient, study or volume."""
         self.subjects = _subjects(source, self.subject)
@@ -87,8 +87,8 @@ class Selection:
         return None
 
     def outside_training(self, path: str) -> str | None:
-        """Why `path` is not training data, None if it is; without the exclusion list no path is known to be."""
-        return self._train(path) or self._unlisted
+        """Why `path` is not training data, None if it is. If an exclusion list is missing, none is known to be."""
+        return self._train(path) or self._list_problem
 
     def labels(self, path: str, rule: ItemRule) -> tuple[str | None, str | None]:
         """Modality and anatomy: by the first label that has them, else by the item rule, else the source's only one.
@@ -161,7 +161,7 @@ class _Table:
 
     def __init__(self, rule: TableRule, folder: Path) -> None:
         self._key = _key_expression(rule.key)
-        self._bare = rule.key != "stem"  # whose own pattern drops the suffix
+        self._keeps_suffix = rule.key != "stem"  # the pattern of "stem" drops it
         self._answers: dict[str, str] = {}
         self.problem: str | None = None
         files = find_tables(folder, rule.table)
@@ -192,7 +192,7 @@ class _Table:
     def answer(self, path: str) -> str | None:
         """The table's answer for a file; for NAME.dcm also its answer for NAME, as DICOM files are often stored."""
         answer = self._listed(path)
-        if answer is None and self._bare and path.endswith(".dcm"):
+        if answer is None and self._keeps_suffix and path.endswith(".dcm"):
             answer = self._listed(path.removesuffix(".dcm"))
         return answer
 

@@ -47,15 +47,16 @@ def faults(out: Path, workers: int = 0) -> tuple[dict[str, int], list[str]]:
     except (ValueError, pa.ArrowException) as error:
         raise UserError(f"{out}: build.json or manifest.parquet is damaged; run the build again") from error
     # first, since a plan of another version cannot be checked
-    lost = _against_plan(out, max(1, workers))
+    plan_faults = _faults_of_plan(out, max(1, workers))
     outcomes: Counter[str] = Counter()
     names: set[str] = set()
     problems: list[str] = []
-    for of_file in _checked(_tasks(out, manifest, summary, outcomes, names, problems), summary["kept"], workers):
+    tasks = _tasks(out, manifest, summary, outcomes, names, problems)
+    for of_file in _faults_of_files(tasks, summary["kept"], workers):
         problems += of_file
     files = {path.relative_to(out).as_posix() for path in (out / "data").rglob("*.parquet")}
     problems += [f"{name}: not in the manifest" for name in sorted(files - names)]
-    return dict(outcomes), _against_summary(summary, outcomes) + sorted(problems) + lost
+    return dict(outcomes), _faults_of_summary(summary, outcomes) + sorted(problems) + plan_faults
 
 
 def _tasks(
@@ -109,26 +110,26 @@ def _kept_by_file(
         yield waiting[0]["shard"][0].as_py(), pa.concat_tables(waiting)
 
 
-def _checked(tasks: Iterator[Task], total: int, workers: int) -> Iterator[list[str]]:
+def _faults_of_files(tasks: Iterator[Task], total: int, workers: int) -> Iterator[list[str]]:
     """The faults of each file, with a progress bar over rows; each worker has at most one file in memory."""
     with progress_bar(total=total, unit="rows", desc="checking") as bar:
         if workers == 0:
             for task in tasks:
-                yield _against_file(task)
+                yield _faults_of_file(task)
                 bar.update(len(task[2]))
             return
         rows: dict[int, int] = {}
         with processes(workers) as crew:
             for number, task in enumerate(tasks):
                 while not crew.free():
-                    yield from _taken(crew, rows, bar)
+                    yield from _results(crew, rows, bar)
                 rows[number] = len(task[2])
-                crew.begin(number, _against_file, task)
+                crew.begin(number, _faults_of_file, task)
             while rows:
-                yield from _taken(crew, rows, bar)
+                yield from _results(crew, rows, bar)
 
 
-def _taken(crew: Workers[int], rows: dict[int, int], bar: "tqdm[Any]") -> Iterator[list[str]]:
+def _results(crew: Workers[int], rows: dict[int, int], bar: "tqdm[Any]") -> Iterator[list[str]]:
     for number, faults_of_file in crew.results(POLL_SECONDS):
         if isinstance(faults_of_file, Lost):
             raise UserError("a worker died while checking, perhaps for lack of memory; try --workers 1")
@@ -136,7 +137,7 @@ def _taken(crew: Workers[int], rows: dict[int, int], bar: "tqdm[Any]") -> Iterat
         bar.update(rows.pop(number))
 
 
-def _against_summary(summary: dict[str, Any], outcomes: Counter[str]) -> list[str]:
+def _faults_of_summary(summary: dict[str, Any], outcomes: Counter[str]) -> list[str]:
     problems = []
     if summary["considered"] != outcomes.total():
         problems.append(f"build.json: {summary['considered']} considered, the manifest has {outcomes.total()}")
@@ -147,7 +148,7 @@ def _against_summary(summary: dict[str, Any], outcomes: Counter[str]) -> list[st
     return problems
 
 
-def _against_file(task: Task) -> list[str]:
+def _faults_of_file(task: Task) -> list[str]:
     """Faults of one file of rows: a line for each column that differs, and for pixels."""
     out, name, lines, options = task
     if not (Path(out) / name).is_file():
@@ -158,13 +159,13 @@ def _against_file(task: Task) -> list[str]:
             return [f"{name}: its columns are {', '.join(file.schema_arrow.names)}"]
         if file.metadata.num_rows != len(lines):
             return [f"{name}: its {file.metadata.num_rows} rows are not the manifest's {len(lines)}"]
-        problems = _against_lines(file.read(columns=lines.column_names), name, lines)
-        return problems + _against_pixels(file, name, options)
+        problems = _faults_of_lines(file.read(columns=lines.column_names), name, lines)
+        return problems + _faults_of_pixels(file, name, options)
     except (OSError, ValueError, pa.ArrowException) as error:
         return [f"{name}: cannot be read ({one_line(error)})"]
 
 
-def _against_lines(stored: pa.Table, name: str, lines: pa.Table) -> list[str]:
+def _faults_of_lines(stored: pa.Table, name: str, lines: pa.Table) -> list[str]:
     problems = []
     for column in lines.column_names:
         if stored[column].equals(lines[column]):
@@ -179,7 +180,7 @@ def _against_lines(stored: pa.Table, name: str, lines: pa.Table) -> list[str]:
     return problems
 
 
-def _against_pixels(file: pq.ParquetFile, name: str, options: dict[str, Any]) -> list[str]:
+def _faults_of_pixels(file: pq.ParquetFile, name: str, options: dict[str, Any]) -> list[str]:
     """Decode every row: a PNG must have the pixels of `sha256`, a JPEG (hashed before encoding) the right size."""
     lossless = options["image_format"] == "png"
     undecodable, wrong, row = [], [], 0
@@ -209,7 +210,7 @@ def _hashes(path: Path) -> pa.Array:
         return pa.array([], pa.string())
 
 
-def _against_plan(out: Path, threads: int) -> list[str]:
+def _faults_of_plan(out: Path, threads: int) -> list[str]:
     """Every input of the plan must have at least one line; not checked if the work folder was removed."""
     try:
         plan = load_plan(out)

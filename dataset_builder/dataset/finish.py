@@ -36,7 +36,7 @@ def finish_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
     """
     plan, number = load_plan(Path(out)), unit.shard
     target = plan.out / plan.shards[number].name
-    stays = np.isin(_passed(plan, number), load_drops(plan, number)["line"].to_numpy(), invert=True)
+    stays = np.isin(_lines_with_rows(plan, number), load_drops(plan, number)["line"].to_numpy(), invert=True)
     if not stays.any():
         target.unlink(missing_ok=True)
     elif not target.is_file():
@@ -50,8 +50,8 @@ def finish_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
     return {"shard": number, "kept": int(stays.sum())}
 
 
-def _passed(plan: Plan, number: int) -> np.ndarray:
-    """The candidate lines of a shard that have rows: pictures that passed the rules for single pictures."""
+def _lines_with_rows(plan: Plan, number: int) -> np.ndarray:
+    """The numbers of a shard's candidate lines that have rows: pictures that passed the rules for single pictures."""
     outcomes = pq.read_table(plan.candidates_path(number), columns=["outcome"])["outcome"]
     return np.flatnonzero(pc.equal(outcomes, KEPT).to_numpy(zero_copy_only=False))
 
@@ -80,7 +80,7 @@ def _write_sample_file(plan: Plan, part: tuple[Path, np.ndarray]) -> None:
     target, chosen = part
     with GroupWriter(row_writer(target), ROW_GROUP) as writer:
         for shard, start, stop in groups(chosen[:, 0]):
-            rows = np.isin(_passed(plan, shard), chosen[start:stop, 1])
+            rows = np.isin(_lines_with_rows(plan, shard), chosen[start:stop, 1])
             for table in _chosen(plan.rows_path(shard), rows):
                 writer.add(table)
 
@@ -91,7 +91,7 @@ def places_path(plan: Plan) -> Path:
 
 
 def write_places(plan: Plan) -> None:
-    """Write the file of a private source behind each withheld path, and what was said of it, for the owner only."""
+    """Write which file of a private source each withheld path stands for, and the details, for the owner only."""
     target = places_path(plan)
     private = [n for n, shard in enumerate(plan.shards) if privacy_of(shard.source, plan.sources[shard.source], "")]
     if not private:

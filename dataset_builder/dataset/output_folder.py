@@ -12,7 +12,7 @@ from ..plan.plan import WORK
 
 
 def check_output(out: Path, raw: Path, source_folders: list[str]) -> None:
-    """Refuse a folder with files of others, which a build might list, replace or remove.
+    """Refuse a folder with foreign files, which a build might list, replace or remove.
 
     Args:
         out: the dataset folder; it may be missing, empty but for hidden files, or hold a build.
@@ -20,13 +20,13 @@ def check_output(out: Path, raw: Path, source_folders: list[str]) -> None:
         source_folders: the sources' folders below `raw`.
 
     Raises:
-        UserError: why not.
+        UserError: states why a build cannot be written there.
     """
-    inside, around = _resolved(out), _resolved(raw)
-    if around.is_relative_to(inside):
+    target, sources = _resolved(out), _resolved(raw)
+    if sources.is_relative_to(target):
         raise UserError(f"--out {out}: holds the raw folder {raw}; choose a folder beside it")
     for folder in source_folders:
-        if inside.is_relative_to(_resolved(around / folder)):  # it may be a link to another disk
+        if target.is_relative_to(_resolved(sources / folder)):  # it may be a link to another disk
             raise UserError(f"--out {out}: lies in the source folder {raw / folder}; choose one outside of it")
     if out.is_symlink() and not out.exists():
         raise UserError(f"--out {out}: a link that leads nowhere; remove it, or choose another folder")
@@ -55,7 +55,7 @@ def hold(out: Path, shared: bool) -> Iterator[None]:
         UserError: another build is running there.
     """
     path = out / WORK / ".lock"
-    with lock_together(path) if shared else lock_alone(path) as mine:
-        if not mine:
+    with lock_together(path) if shared else lock_alone(path) as locked:
+        if not locked:
             raise UserError(f"{out}: another build is running there; wait until it ends")
         yield

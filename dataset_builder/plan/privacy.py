@@ -66,7 +66,7 @@ def locator(item: Item) -> str:
 
 
 def shown_paths(sources: dict[str, dict[str, Any]]) -> list[str]:
-    """Lines on which paths of a dataset stay readable, from the sources' entries in the plan."""
+    """Lines that state which paths of a dataset stay readable, from the sources' entries in the plan."""
     private = {name: privacy_of(name, facts, "") for name, facts in sorted(sources.items())}
     withheld = [name for name, privacy in private.items() if privacy and not privacy.keep]
     kept = [name for name, privacy in private.items() if privacy and privacy.keep]
@@ -131,7 +131,7 @@ def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:
         words = header_words(b"" if source is None else source, name)
     except OSError:
         return None
-    return None if not words and has_no_suffix(name) else words  # it may be DICOM that is cut
+    return None if not words and has_no_suffix(name) else words  # it may be a truncated DICOM file
 
 
 def _hash(text: str, key: str, size: int) -> str:

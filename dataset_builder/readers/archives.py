@@ -27,9 +27,9 @@ HEADER = struct.Struct("<4s4xHH8xIIHHH4xII")  # of one entry in a ZIP's central 
 
 @dataclass(frozen=True)
 class Member:
-    """One file in an archive: its stored name, unpacked size, offset, and why it cannot be read (if so).
+    """One file in an archive: its stored name, unpacked size and offset; and why it cannot be read, if so.
 
-    A file of a ZIP inside a ZIP is named `INNER.zip!NAME`, and begins at `offset` of the inner one. `start` are the
+    A file of a ZIP inside a ZIP is named `INNER.zip!NAME`, and begins at `offset` of the inner one. `start` holds the
     first bytes of a file without a suffix that only a stream can reach.
     """
 
@@ -78,7 +78,7 @@ def members_digest(file: str) -> str:
     its name, because such a TAR has no checksum of its content.
     """
     name, digest = file.lower(), hashlib.blake2b(digest_size=8)
-    with open(file, "rb") as opened:  # noqa: PTH123 - no path to make for each of many
+    with open(file, "rb") as opened:  # noqa: PTH123 (a Path for each of many archives takes time)
         try:
             if is_zip(name):
                 start = _central_directory(opened)[0]
@@ -137,7 +137,7 @@ def _too_many_headers() -> Refused:
 
 
 def unsafe(name: str) -> str | None:
-    """Why a stored name may not be used, or None: it would leave the folder it is unpacked in."""
+    """Why a stored name may not be used, such as one outside the folder it is unpacked in; None if it may."""
     name = name.replace("\\", "/")
     if name.startswith("/") or "\0" in name or ".." in name.split("/") or name[1:2] == ":":
         return "the name leaves the archive"

@@ -98,7 +98,7 @@ def beside(source: Path | bytes, item: Item, raw: Path) -> Beside:
 def _beside_member(archive: Path, item: Item) -> Beside:
     outer, _, own = (item.member or "").rpartition("!")
 
-    def opened(name: str) -> BinaryIO:
+    def open_beside(name: str) -> BinaryIO:
         parts = PurePosixPath(name).parts
         target = PurePosixPath(own).parent.joinpath(*parts).as_posix()
         if outer or ".." in parts or PurePosixPath(name).is_absolute():
@@ -112,4 +112,4 @@ def _beside_member(archive: Path, item: Item) -> Beside:
                 return BytesIO(data)
         raise UnsafePath("the file that holds the voxels is missing in the archive; fetch it")
 
-    return opened
+    return open_beside

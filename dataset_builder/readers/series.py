@@ -38,8 +38,8 @@ def read(
     """Yield the slices of a series, whose files are in slice order, along `views`; and its unreadable files.
 
     A series with several files at each position gives a volume for each sampled time point, numbered as in a 4D file
-    (see `volume.sliced`). A series that is not a volume (one position, slices not evenly spaced, repeated unevenly, or
-    of different shapes or planes) gives its files as 2D pictures with the view `frame`.
+    (see `slicing.sliced`). A series that is not a volume (one position, slices not evenly spaced, repeated unevenly,
+    or of different shapes or planes) gives its files as 2D pictures with the view `frame`.
 
     Raises:
         UserError, Refused: too many files, a volume over MAX_VOLUME_BYTES, or none of its files can be read.
@@ -53,7 +53,7 @@ def read(
         raise next(iter(failures.values()))
     stack = stack_of(list(places.values()))
     if stack is None:
-        yield from _apart(files, places, failures, item.intensity, views, size)
+        yield from _separate(files, places, failures, item.intensity, views, size)
     else:
         yield from _volumes(files, list(places), stack, failures, item.intensity, views, size)
     yield from (Unread(files[number].name, error) for number, error in sorted(failures.items()))
@@ -73,7 +73,7 @@ def _volumes(
         yield from sliced(volumes, setting, views, time)
 
 
-def _apart(
+def _separate(
     files: Sequence[_File], places: dict[int, Place], failures: _Failures, setting: Setting, views: Sequence[str],
     size: int,
 ) -> Iterator[Picture]:  # fmt: skip
@@ -117,26 +117,26 @@ def _place(file: _File, number: int, failures: _Failures) -> Place | None:
 def _files(source: Any, item: Item, raw: Path) -> list[_File]:
     """The files of a series in slice order."""
     if not item.members:
-        return [_File(name, partial(_opened, raw / name)) for name in item.files]
+        return [_File(name, partial(_open_file, raw / name)) for name in item.files]
     listed = [part.item(item.path) for part in item.members]
     if isinstance(source, list):
-        return [_File(str(one.member), partial(_held, data)) for one, data in zip(listed, source, strict=True)]
-    return [_File(str(one.member), partial(_from_archive, source, one)) for one in listed]
+        return [_File(str(one.member), partial(_open_bytes, data)) for one, data in zip(listed, source, strict=True)]
+    return [_File(str(one.member), partial(_open_member, source, one)) for one in listed]
 
 
-def _opened(path: Path) -> Any:
+def _open_file(path: Path) -> Any:
     size = path.stat().st_size
     if size > MAX_MEMBER_BYTES:
         raise Refused(TOO_LARGE, f"a DICOM file of {size / 2**20:.0f} MiB")
     return opening(path)()
 
 
-def _from_archive(archive: Path, member: Item) -> Any:
+def _open_member(archive: Path, member: Item) -> Any:
     ((_, data),) = members(archive, [member])
-    return _held(data)
+    return _open_bytes(data)
 
 
-def _held(data: bytes | Refused) -> Any:
+def _open_bytes(data: bytes | Refused) -> Any:
     if isinstance(data, Refused):
         raise data
     return nullcontext(BytesIO(data))

@@ -80,9 +80,9 @@ def matches(hashes: np.ndarray, thumbnails: Rows, benchmarks: Benchmarks) -> tup
     blocks = list(_alike(hashes, thumbnails, benchmarks))
     if not blocks:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
-    i, j, alike = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    i, j, correlation = (np.concatenate(part) for part in zip(*blocks, strict=True))
     order = np.lexsort((j, i))
-    return i[order], j[order], alike[order]
+    return i[order], j[order], correlation[order]
 
 
 def _alike(
@@ -94,12 +94,12 @@ def _alike(
         for start in range(0, len(order), 2**16):
             piece = order[start : start + 2**16]
             i, j = pictures[piece], images[piece]
-            shown, row_of = np.unique(i, return_inverse=True)
-            known, column_of = np.unique(j, return_inverse=True)
-            left, right = textures(thumbnails[shown]), textures(benchmarks.thumbnails[known])
-            alike = np.einsum("nk,nk->n", left[row_of], right[column_of])
-            kept = alike >= SIMILARITY
-            yield i[kept], j[kept], alike[kept]
+            rows, row_of = np.unique(i, return_inverse=True)
+            columns, column_of = np.unique(j, return_inverse=True)
+            left, right = textures(thumbnails[rows]), textures(benchmarks.thumbnails[columns])
+            correlation = np.einsum("nk,nk->n", left[row_of], right[column_of])
+            same = correlation >= SIMILARITY
+            yield i[same], j[same], correlation[same]
 
 
 def benchmark_files(paths: Iterable[Path]) -> list[Path]:
@@ -128,13 +128,13 @@ def identities(files: Iterable[Path]) -> list[list[str]]:
     Raises:
         UserError: a file cannot be read.
     """
-    named = []
+    pairs = []
     for file in files:
         try:
-            named.append([file.name, sha256_of_file(file)])
+            pairs.append([file.name, sha256_of_file(file)])
         except OSError as error:
             raise UserError(f"--benchmarks {file}: cannot be read ({error.strerror}); give {_KINDS}") from error
-    return named
+    return pairs
 
 
 def _images(path: Path) -> Iterator[tuple[str, np.ndarray]]:

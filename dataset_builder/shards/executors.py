@@ -79,7 +79,7 @@ def on_executor(
                     raise UserError(
                         f"shard {unit.shard} cannot be run on this engine ({error}); see its workers' logs"
                     )
-                _accuse(plan, unit, at.item, CRASHED)
+                _mark_deadly(plan, unit, at.item, CRASHED)
                 waiting.append(unit)
             else:
                 raise error
@@ -112,7 +112,7 @@ def submitit_executor(folder: str, parameters: dict[str, Any]) -> Executor:
     return executor
 
 
-def _accuse(plan: Plan, unit: Unit, item: int, reason: str) -> None:
+def _mark_deadly(plan: Plan, unit: Unit, item: int, reason: str) -> None:
     """Mark an input that took a worker down; a worker that dies without a current input would die every time."""
     if item in plan.marks(unit.shard) or item == unit.stop:
         name = plan.shards[unit.shard].name

@@ -14,8 +14,8 @@ from .workers import Lost, Workers, workers
 
 POLL_SECONDS = 0.5
 _DEATHS = 2  # deaths of workers at one input, after which it is marked
-_FRUITLESS = 3  # deaths of workers at one unit without a current input, after which the build ends
-_GAP = 30.0  # seconds between two looks that mean this process was stopped itself, so no worker is to blame
+_DEATHS_OUTSIDE = 3  # deaths of workers at one unit without a current input, after which the build ends
+_GAP = 30.0  # seconds between two checks; after more, this process was stopped itself, so no worker is to blame
 
 
 class LocalRun:
@@ -34,10 +34,10 @@ class LocalRun:
     ) -> None:
         self._work, self._plan, self._raw, self._silence, self._prepare = work, plan, raw, silence, prepare
         self._suspects: Counter[tuple[int, int]] = Counter()
-        self._fruitless: Counter[Unit] = Counter()
+        self._deaths_outside: Counter[Unit] = Counter()
         self._waiting: deque[Unit] = deque()
-        self._seen: dict[Unit, tuple[Any, float]] = {}
-        self._looked = monotonic()
+        self._states: dict[Unit, tuple[Any, float]] = {}
+        self._last_check = monotonic()
 
     def run(self, units: Sequence[Unit], count: int) -> Iterator[dict[str, Any] | None]:
         """Yield the result of each unit, and None at least every POLL_SECONDS.
@@ -61,22 +61,22 @@ class LocalRun:
         while self._waiting and crew.free():
             unit = self._waiting.popleft()
             self._plan.progress_path(unit).unlink(missing_ok=True)
-            self._seen.pop(unit, None)
+            self._states.pop(unit, None)
             crew.begin(unit, self._work, str(self._plan.out), self._raw, unit)
 
     def _end_silent(self, crew: "Workers[Unit]") -> None:
         """Kill workers whose unit has made no progress for too long, before, during or after their work."""
         now = monotonic()
-        if now - self._looked < POLL_SECONDS:
+        if now - self._last_check < POLL_SECONDS:
             return
-        if now - self._looked > _GAP:
-            self._seen.clear()
-        self._looked = now
+        if now - self._last_check > _GAP:
+            self._states.clear()
+        self._last_check = now
         for unit in crew.calls:
             state = read_progress(self._plan.progress_path(unit))
-            before, since = self._seen.get(unit, (None, None))
+            before, since = self._states.get(unit, (None, None))
             if since is None or before != state:
-                self._seen[unit] = state, now
+                self._states[unit] = state, now
             elif now - since > self._silence:
                 crew.lose(unit)
                 self._blame(unit, STALLED)
@@ -86,8 +86,8 @@ class LocalRun:
         at = read_progress(self._plan.progress_path(unit))
         self._waiting.appendleft(unit)
         if at is None or at.item == unit.stop:
-            self._fruitless[unit] += 1
-            if self._fruitless[unit] == _FRUITLESS:
+            self._deaths_outside[unit] += 1
+            if self._deaths_outside[unit] == _DEATHS_OUTSIDE:
                 name = self._plan.shards[unit.shard].name
                 raise UserError(
                     f"workers die before they begin {name} or when they write it; free some memory or disk, or try "

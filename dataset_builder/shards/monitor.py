@@ -30,7 +30,7 @@ class Monitor:
         for unit in units:
             source = plan.shards[unit.shard].source
             self._left[source] = self._left.get(source, 0) + unit.stop - unit.start
-        self._started = self._looked = monotonic()
+        self._started = self._last_look = monotonic()
         self._bar = progress_bar(total=sum(self._left.values()), unit="inputs", desc="building", disable=not units)
 
     def __enter__(self) -> "Monitor":
@@ -44,8 +44,8 @@ class Monitor:
         """Add the statistics of a finished unit (None: only look at the running ones); redraw now and then."""
         if statistics is not None:
             self._add(statistics)
-        if monotonic() - self._looked > _LOOK_SECONDS:
-            self._looked = monotonic()
+        if monotonic() - self._last_look > _LOOK_SECONDS:
+            self._last_look = monotonic()
             self._show()
 
     def _show(self) -> None:

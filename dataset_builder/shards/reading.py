@@ -60,8 +60,8 @@ class Unreadable(NamedTuple):
 
 
 @dataclass(frozen=True)
-class About:
-    """The facts about an input before it is read, the rules for its pictures, and the number of threads."""
+class Reading:
+    """What the reading of an input needs besides its bytes: facts, options, rules for its pictures, and threads."""
 
     source: str
     path: str
@@ -88,11 +88,11 @@ def fork_limited_workers(seconds: float) -> None:
     limited_workers(seconds).fork_here()
 
 
-def read_batches(source: Content, about: About, raw: Path) -> Iterator[list[Outcome | Unreadable]]:
+def read_batches(source: Content, reading: Reading, raw: Path) -> Iterator[list[Outcome | Unreadable]]:
     """The outcomes of `read_outcomes` in batches: a message between processes costs as much as a small slice."""
     batch: list[Outcome | Unreadable] = []
     try:
-        for outcome in read_outcomes(source, about, raw):
+        for outcome in read_outcomes(source, reading, raw):
             batch.append(outcome)
             if len(batch) == _BATCH:
                 yield batch
@@ -105,20 +105,20 @@ def read_batches(source: Content, about: About, raw: Path) -> Iterator[list[Outc
         yield batch
 
 
-def read_outcomes(source: Content, about: About, raw: Path) -> Iterator[Outcome | Unreadable]:
+def read_outcomes(source: Content, reading: Reading, raw: Path) -> Iterator[Outcome | Unreadable]:
     """The outcome of each picture of an input, as its reader yields them.
 
     Raises:
         Refused: it cannot be read, or not to its end.
     """
     _prepare()
-    item, options = about.item, about.options
+    item, options = reading.item, reading.options
     _limit_time(len(source) if isinstance(source, bytes) else item.size or 0, item)
     try:
-        if about.threads > 1:
+        if reading.threads > 1:
             _bound_threads()
         pictures = readers.read(source, item, raw, options.views, options.size)
-        yield from in_order(partial(_outcome, about=about, raw=raw), pictures, about.threads)
+        yield from in_order(partial(_outcome, reading=reading, raw=raw), pictures, reading.threads)
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # decoders raise nearly everything on damage; a Rust panic is no Exception
@@ -128,8 +128,8 @@ def read_outcomes(source: Content, about: About, raw: Path) -> Iterator[Outcome 
         raise refusal(error, *places) from None
 
 
-def _outcome(picture: Picture | Unread, about: About, raw: Path) -> Outcome | Unreadable:
-    return _unreadable(picture, raw) if isinstance(picture, Unread) else screened(picture, about)
+def _outcome(picture: Picture | Unread, reading: Reading, raw: Path) -> Outcome | Unreadable:
+    return _unreadable(picture, raw) if isinstance(picture, Unread) else screened(picture, reading)
 
 
 def _unreadable(unread: Unread, raw: Path) -> Unreadable:
@@ -168,17 +168,17 @@ def _limit_time(size: int, item: Item) -> None:
             signal.setitimer(signal.ITIMER_PROF, min(left, own))
 
 
-def screened(picture: Picture, about: About) -> Outcome:
+def screened(picture: Picture, reading: Reading) -> Outcome:
     """The line of a picture and, if it passes the rules, its row."""
     place = {"view": picture.view, "index": picture.index, "width": picture.width, "height": picture.height}
-    reason = judged(picture, about.rules)
+    reason = judged(picture, reading.rules)
     if reason is not None:
-        return Outcome({**line_of(about.source, about.item, about.path, reason), **place})
-    content, image = fitted(picture, about.options)
+        return Outcome({**line_of(reading.source, reading.item, reading.path, reason), **place})
+    content, image = fitted(picture, reading.options)
     fingerprints = [fingerprint(framing) for framing in framings(reduced(content))]
     hashes = [code for code, _ in fingerprints]
     line = {
-        **line_of(about.source, about.item, about.path, KEPT),
+        **line_of(reading.source, reading.item, reading.path, KEPT),
         **place,
         "sha256": sha256_of_pixels(image),
         "phash": f"{hashes[0]:016x}",
@@ -186,7 +186,7 @@ def screened(picture: Picture, about: About) -> Outcome:
         "thumbnails": b"".join(thumbnail.tobytes() for _, thumbnail in fingerprints),
     }
     row = {name: line[name] for name in COLUMNS if name != "image"}
-    return Outcome(line, {**row, "image": {"bytes": encoded(image, about.options), "path": None}})
+    return Outcome(line, {**row, "image": {"bytes": encoded(image, reading.options), "path": None}})
 
 
 def line_of(source: str, item: Item, path: str, outcome: str, detail: str | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ FAILURES = {CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE}
 
 
 def plan_again(plan: Plan, sources: Iterable[Source], raw: Path) -> tuple[Plan, int]:
-    """List the raw folder again and take over finished shards without failed inputs that list the same inputs.
+    """List the raw folder again and take over finished shards whose inputs are the same and have not failed.
 
     Returns:
         The new plan, which replaces the old one on disk, and how many shards it took over.
@@ -46,11 +46,11 @@ def _done(plan: Plan, number: int) -> bool:
     return path.is_file() and not FAILURES & json.loads(path.read_text(encoding="utf-8"))["outcomes"].keys()
 
 
-def _take_over(old: Plan, was: int, new: Plan, number: int) -> None:
+def _take_over(old: Plan, old_number: int, new: Plan, number: int) -> None:
     """Give a shard's files second names in the new plan, the completion mark last; the old plan stays complete."""
     new.rows_path(number).parent.mkdir(parents=True, exist_ok=True)
-    linked(old.rows_path(was), new.rows_path(number))
-    linked(old.candidates_path(was), new.candidates_path(number))
-    linked(old.thumbnails_path(was), new.thumbnails_path(number))
-    statistics = json.loads(old.stats_path(was).read_text(encoding="utf-8"))
+    linked(old.rows_path(old_number), new.rows_path(number))
+    linked(old.candidates_path(old_number), new.candidates_path(number))
+    linked(old.thumbnails_path(old_number), new.thumbnails_path(number))
+    statistics = json.loads(old.stats_path(old_number).read_text(encoding="utf-8"))
     write_text(new.stats_path(number), json.dumps({**statistics, "shard": number}))

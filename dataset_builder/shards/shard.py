@@ -35,7 +35,7 @@ from ..readers import members
 from ..schema import CANDIDATES, KEPT, LINE_GROUP, PARTS, ROW_GROUP, GroupWriter, line_writer, row_writer, rows_of
 from ..screening.hashing import sha256_of_file
 from ..screening.rules import RULES, Rule
-from .reading import About, Content, Outcome, Unreadable, limited_workers, line_of, read_batches, read_outcomes
+from .reading import Content, Outcome, Reading, Unreadable, limited_workers, line_of, read_batches, read_outcomes
 
 _PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
 _STOPPED = {"crashed": CRASHED, "time": STALLED, "memory": TOO_LARGE, "size": TOO_LARGE}
@@ -199,8 +199,8 @@ class Reader:
         feeds = _feeds(self._raw, items, reasons)
         for item, feed, stamp, reason in zip(items, feeds, stamps, reasons, strict=True):
             if reason:
-                path = self._path(item, None if self._privacy is None else self._there(item))
-                yield item, iter([self._judged(item, path, reason)])
+                path = self._path(item, None if self._privacy is None else self._own_file(item))
+                yield item, iter([self._without_picture(item, path, reason)])
             else:
                 yield item, self._outcomes(item, feed, stamp)
 
@@ -210,29 +210,29 @@ class Reader:
         try:
             if stamp_of(item, self._raw) != stamp:
                 raise Refused(CHANGED, "since it was listed; add --retry-failed to list it again")
-            source = _checked(self._raw, item.path) if feed is None else _next(feed)
+            source = _regular_file(self._raw, item.path) if feed is None else _next(feed)
             path = self._path(item, None if isinstance(source, list) else source)
-            about = About(self._source, path, item, self._plan.options, self._rules, self.unit.threads)
-            for outcome in self._read(source, about):
+            reading = Reading(self._source, path, item, self._plan.options, self._rules, self.unit.threads)
+            for outcome in self._read(source, reading):
                 count += 1
                 yield self._unread(item, outcome) if isinstance(outcome, Unreadable) else outcome
         except Exception as error:  # decoders raise nearly everything on damaged files; each costs one line
             refused = _refusal(error)
-            yield self._judged(item, path, refused.outcome, refused.detail)
+            yield self._without_picture(item, path, refused.outcome, refused.detail)
             return
         if not count:
-            yield self._judged(item, path, UNREADABLE, "holds no picture")
+            yield self._without_picture(item, path, UNREADABLE, "holds no picture")
 
-    def _read(self, source: Content, about: About) -> Iterator[Outcome | Unreadable]:
+    def _read(self, source: Content, reading: Reading) -> Iterator[Outcome | Unreadable]:
         """The outcomes of an input: a plain PNG or JPEG is safe to read here, others are read by a limited process."""
-        plain = _plain(source, about.item)
+        plain = _plain(source, reading.item)
         if plain is not None:
-            yield from read_outcomes(plain, replace(about, threads=1), self._raw)
+            yield from read_outcomes(plain, replace(reading, threads=1), self._raw)
             return
-        for batch in self._workers.each("the file", read_batches, source, about, self._raw):
+        for batch in self._workers.each("the file", read_batches, source, reading, self._raw):
             yield from batch
 
-    def _judged(self, item: Item, path: str, outcome: str, detail: str | None = None) -> Outcome:
+    def _without_picture(self, item: Item, path: str, outcome: str, detail: str | None = None) -> Outcome:
         """The line of an input without a picture. For a private one, the detail may repeat its content."""
         if self._privacy is None:
             return Outcome(line_of(self._source, item, path, outcome, detail))
@@ -247,12 +247,12 @@ class Reader:
         inside = bool(item.members)
         path = item.path if inside else unread.file
         alone = item._replace(kind="image", path=path, member=unread.file if inside else None)
-        return self._judged(alone, self._path(alone, None), unread.outcome, unread.detail)
+        return self._without_picture(alone, self._path(alone, None), unread.outcome, unread.detail)
 
-    def _there(self, item: Item) -> Path | None:
+    def _own_file(self, item: Item) -> Path | None:
         """The file of an unread input; None if it is not a file of its own below its source's folder."""
         try:
-            return None if _in_archive(item) else _checked(self._raw, item.path)
+            return None if _in_archive(item) else _regular_file(self._raw, item.path)
         except (Refused, OSError):
             return None
 
@@ -298,7 +298,7 @@ def _next(feed: Feed) -> Any:
     return data
 
 
-def _checked(raw: Path, path: str) -> Path:
+def _regular_file(raw: Path, path: str) -> Path:
     """The input's path, if it is a regular file (or a series' folder) below its source's folder, links resolved.
 
     The source's own folder may be a link, as is common for large disks.

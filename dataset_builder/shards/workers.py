@@ -128,7 +128,7 @@ class Workers(Generic[Key]):
         """
         busy = {worker.connection: worker for worker in self._all if worker.call is not None}
         for connection in wait(list(busy), timeout=seconds):
-            yield self._taken(busy[connection])
+            yield self._result_of(busy[connection])
         for worker in busy.values():
             if worker.call is not None and worker.stopped():
                 yield worker.call, self._remove(worker)
@@ -138,7 +138,7 @@ class Workers(Generic[Key]):
         for worker in [worker for worker in self._all if worker.call == key]:
             self._remove(worker)
 
-    def _taken(self, worker: _Worker[Key]) -> tuple[Key, Any]:
+    def _result_of(self, worker: _Worker[Key]) -> tuple[Key, Any]:
         key = worker.call
         assert key is not None
         try:

@@ -5,7 +5,7 @@ from tests.benchmarks import finishing
 
 def test_simulated_shards_finish_as_built_ones_do(tmp_path, monkeypatch):
     monkeypatch.setattr(finishing, "PER_SHARD", 500)
-    monkeypatch.setattr(finishing.check, "_against_pixels", finishing.check._against_pixels)  # put back afterwards
+    monkeypatch.setattr(finishing.check, "_faults_of_pixels", finishing.check._faults_of_pixels)  # put back afterwards
     plan = finishing.simulate(tmp_path / "out", 2000)
     seconds = finishing.finish(plan, 2)
     seconds["check"] = finishing.accounting(plan)

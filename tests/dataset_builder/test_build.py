@@ -201,7 +201,7 @@ def test_a_file_that_was_damaged_and_removed_is_made_again_whole(small_raw, buil
 
 
 def test_a_check_reports_at_once_that_the_plan_is_of_another_version(built, monkeypatch):
-    monkeypatch.setattr("dataset_builder.dataset.check._against_file", lambda task: pytest.fail("rows were read"))
+    monkeypatch.setattr("dataset_builder.dataset.check._faults_of_file", lambda task: pytest.fail("rows were read"))
     plan = built / ".build" / "plan.json"
     plan.write_text(json.dumps({**json.loads(plan.read_text()), "version": 1}))
     with pytest.raises(UserError, match="another version of biovfm; continue with that version"):

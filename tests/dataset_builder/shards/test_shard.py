@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataset_builder.limits import UNSAFE, Refused
-from dataset_builder.shards.shard import _checked
+from dataset_builder.shards.shard import _regular_file
 
 
 def test_a_relative_raw_folder_is_that_of_the_current_folder(tmp_path, monkeypatch):
@@ -13,8 +13,8 @@ def test_a_relative_raw_folder_is_that_of_the_current_folder(tmp_path, monkeypat
         (tmp_path / name / "raw" / "clinic").mkdir(parents=True)
         (tmp_path / name / "raw" / "clinic" / "a.png").touch()
         monkeypatch.chdir(tmp_path / name)
-        assert _checked(Path("raw"), "clinic/a.png") == tmp_path / name / "raw" / "clinic" / "a.png"
+        assert _regular_file(Path("raw"), "clinic/a.png") == tmp_path / name / "raw" / "clinic" / "a.png"
     (tmp_path / "second" / "raw" / "clinic" / "out.png").symlink_to(tmp_path / "first" / "raw" / "clinic" / "a.png")
     with pytest.raises(Refused) as refused:
-        _checked(Path("raw"), "clinic/out.png")
+        _regular_file(Path("raw"), "clinic/out.png")
     assert refused.value.outcome == UNSAFE
