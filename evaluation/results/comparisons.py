@@ -37,7 +37,6 @@ Row = dict[str, Any]  # a row of comparisons.json
 Pair = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # the score arrays of two models
 
 FORMAT = 6  # of the rows; increase it when they change, so that rows kept in `comparisons/` are made again
-NO_CASES = "an earlier version made these records, without resamples of their draws; remove them and run probe again"
 SAME = attrgetter("task", "data", "method", "protocol", "settings")
 FAMILY = attrgetter("method", "protocol", "settings")
 
@@ -262,7 +261,7 @@ def _draw_differences(
     name: str, first: dict[str, np.ndarray], second: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Differences in a metric for each draw (draws,), and of their means on each common resample (resamples,)."""
-    drawn = [arrays.get(f"case_{name}", np.zeros(0)) for arrays in (first, second)]
+    drawn = [arrays[f"case_{name}"] for arrays in (first, second)]
     shared = min(map(len, drawn))  # resample i is the same in all records, even if their numbers of resamples differ
     return first[f"draw_{name}"] - second[f"draw_{name}"], drawn[0][:shared] - drawn[1][:shared]
 
@@ -274,8 +273,6 @@ def _few_shot_row(curves: list[tuple[np.ndarray, np.ndarray]], units: int, overl
     resampled = np.mean([resampled[:shared] for _, resampled in curves], axis=0)
     if np.isnan(points).any():
         return _no_p(None, "undefined on this test split")
-    if not shared:
-        return _no_p(float(points.mean()), NO_CASES)
     if min(len(points), units) < 2:
         what = "draw" if units > 1 else "case or subject"
         return _no_p(float(points.mean()), f"one {what} alone gives no interval")

@@ -29,7 +29,6 @@ REMEDY = "remove it and run the same command again"
 # Fields that name a record, and its data. A record of changed weights or data replaces the record with its name.
 NAMING = ("model", "task", "method", "protocol", "seed", "settings")
 MEASURED_ON = attrgetter("revision", "data")
-RESAMPLES = 1000  # for older records, which do not state their number of resamples
 
 
 def record_key(identity: Record) -> str:
@@ -54,7 +53,7 @@ def read_record(out: Path, identity: Record) -> Record | None:
         return None
     record = _read(path)
     same = MEASURED_ON(record) == MEASURED_ON(identity)
-    return record if same and (record.resamples or RESAMPLES) == identity.resamples else None
+    return record if same and record.resamples == identity.resamples else None
 
 
 def measured_otherwise(out: Path, identity: Record) -> bool:

@@ -14,9 +14,9 @@ from biovfm_hf.results.significance import p_text
 from biovfm_hf.writing.files import write_text
 
 from ..statistics.metrics import find_metric, is_lower_better, table_metrics
-from .records import RESAMPLES
 from .robustness import robustness_entries, robustness_lines
 
+RESAMPLES = 1000  # the usual number, which tables do not mention
 Cell = dict[str, Any] | None
 Blocks = dict[str, list[Record]]
 
@@ -216,7 +216,7 @@ def _task_table(task: str, records: list[Record]) -> list[str]:
     undefined = [pair for record in records for pair in (record.undefined or {}).items()]
     notes.update({f"{name} undefined: {why}": None for name, why in undefined})
     notes.update(dict.fromkeys(filter(None, map(_seed_note, records))))
-    counts = {record.resamples or RESAMPLES for record in records if not record.few_shot}
+    counts = {record.resamples or 0 for record in records if not record.few_shot}
     if counts - {RESAMPLES}:
         notes[f"intervals rest on {' and '.join(map(str, sorted(counts)))} resamples"] = None
     if unlike(records, "data", "task"):

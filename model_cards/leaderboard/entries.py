@@ -74,8 +74,8 @@ class Entry:
 def read_entries(inputs: Iterable[str]) -> tuple[list[Entry], list[tuple[str, Comparison]]]:
     """The entries, and the paired differences, of results files and folders, model folders and Hub repositories.
 
-    Each difference comes with the `folder` of the entries that it is of. Seeds without a joint interval, as in results
-    of an earlier version, are one entry with their mean.
+    Each difference comes with the `folder` of the entries that it is of. Several seeds are one entry, their mean;
+    without interval if `seeds.json` has no mean of just these seeds.
 
     Raises:
         UserError: an input is none of these, or is damaged.

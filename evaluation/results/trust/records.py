@@ -67,17 +67,14 @@ def _new_rows(out: Path, records: list[Record], tasks: list[Task], by: tuple[str
 
 
 def _earlier_rows(path: Path, records: list[Record]) -> list[dict[str, Any]]:
-    """The rows of the file whose record is still there; rows of earlier versions do not tell its weights and data."""
+    """The rows of the file whose record is still there, with the same weights and data."""
     rows = read_json(path, REMEDY) if path.is_file() else []
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and set(GROUPING) <= set(row) for row in rows):
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and {*GROUPING, *MEASURED} <= set(row) for row in rows
+    ):
         raise UserError(f"{path}: not a list of gaps between groups; {REMEDY}")
-    held = {_key(vars(record), NAMING): record for record in records}
-    return [row for row in rows if _is_of(row, held.get(_key(row, NAMING)))]
-
-
-def _is_of(row: dict[str, Any], record: Record | None) -> bool:
-    return record is not None and all(row.get(name, value) == value for name, value in
-                                      (("revision", record.revision), ("data", record.data)))  # fmt: skip
+    known = {_key(vars(record), MEASURED) for record in records}
+    return [row for row in rows if _key(row, MEASURED) in known]
 
 
 def _key(row: dict[str, Any], names: tuple[str, ...]) -> str:

@@ -92,24 +92,6 @@ def test_few_shot_command_compares_draw_by_draw(tmp_path, tiny_model, second_mod
     assert (tmp_path / "figures" / "fewshot_stripes.png").exists()
 
 
-def test_few_shot_records_without_resamples_get_no_verdict(tmp_path, tiny_model, second_model, class_folder):
-    """As an earlier version wrote them: a verdict from the draws alone would ignore the sampling of test cases."""
-    words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(class_folder)]
-    words += ["--out", str(tmp_path), "--method", "fewshot", "--shots", "2", "--draws", "3", "--resamples", "20"]
-    main(words)
-    path = tmp_path / json.loads((tmp_path / "results.json").read_text())[0]["scores"]
-    with np.load(path) as held:
-        kept = {name: held[name] for name in held.files if not name.startswith("case_")}
-    np.savez(path, **kept)
-    for file in (tmp_path / "comparisons").iterdir():
-        file.unlink()
-    main(words)
-    rows = json.loads((tmp_path / "comparisons.json").read_text())
-    assert rows and all(row["p"] is None and "earlier version" in row["reason"] for row in rows)
-    table = (tmp_path / "table.md").read_text()
-    assert "| no p |" in table and "- no p: an earlier version made these records" in table
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(0, 20))
 def test_means_over_draws_on_each_resample_are_enough(seed, draws, fewer):

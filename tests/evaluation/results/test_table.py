@@ -15,7 +15,9 @@ from evaluation.tasks import GROUPS
 def results(tasks=("t",), method="linear", protocol="fast", values=(0.8,), settings=({},), **further):
     """One record per task, and per value with its settings."""
     entries = ({"auc": {"value": value, "low": value - 0.1, "high": value + 0.1}} for value in values)
-    named = dict(model="m", revision="r", method=method, protocol=protocol, seed=0, n_train=9, n_test=9)
+    named = dict(
+        model="m", revision="r", method=method, protocol=protocol, seed=0, resamples=1000, n_train=9, n_test=9
+    )
     return [
         Record(**{**named, **further}, task=task, settings=chosen, metrics=entry, primary="auc", undefined={})
         for entry, chosen in zip(entries, settings, strict=True)

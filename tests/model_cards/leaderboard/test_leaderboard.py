@@ -127,7 +127,7 @@ def test_several_seeds_are_their_mean_with_the_interval_that_holds_them(tmp_path
     (board,) = boards_of(tmp_path, scored(tmp_path / "r", seeds, pairs, [joint]))
     score = board.cells["a", "busi"].entry.score
     assert (score.value, score.low, score.high) == (0.7, 0.6, 0.8)
-    without = board.cells["b", "busi"]  # as in a folder of an earlier version
+    without = board.cells["b", "busi"]  # seeds.json has no mean of b
     assert without.entry.score.value == pytest.approx(0.7) and without.entry.score.low is None
     assert (without.first, without.last) == (1, 1)  # by the comparison over all seeds
     assert (tmp_path / "board" / "index.html").read_text().count("mean of 3 seeds") == 2
