@@ -33,11 +33,10 @@ def fetch_tests(folder: Path) -> Path | None:
     archives = list(folder.glob("transformers-*.tar.gz"))
     if done.returncode or not archives:
         return None
+    source, target = f"{archives[0].name.removesuffix('.tar.gz')}/tests/", folder / "tests"
     with tarfile.open(archives[0]) as archive:
-        archive.extractall(folder, filter="data")
-    source = archives[0].name.removesuffix(".tar.gz")
-    target = folder / "tests"
-    shutil.copytree(folder / source / "tests", target)
+        archive.extractall(folder, [member for member in archive if member.name.startswith(source)], filter="data")
+    (folder / source).rename(target)
     for name, content in STUBS.items():
         (target / name).parent.mkdir(exist_ok=True)
         (target / name).parent.joinpath("__init__.py").touch()

@@ -12,6 +12,9 @@ from ..test_backbone_common import BackboneTesterMixin
 from ..test_configuration_common import ConfigTester
 from ..test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor
 
+# test_bc_torch_dtype writes every parameter into the message of its comparison, whole in half of its time
+torch.set_printoptions(threshold=0, edgeitems=1)
+
 BATCH, SIDE, PATCH, LABELS = 3, 32, 8, 4
 PATCHES = (SIDE // PATCH) ** 2
 FIELDS = {
