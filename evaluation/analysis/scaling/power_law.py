@@ -8,7 +8,7 @@ residuals to draw from and covers 91.4, 91.7 and 92.0 % (standard errors 0.1 to 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -198,27 +198,51 @@ def fit_saturating(x: np.ndarray, y: np.ndarray, ceiling: float = 100.0) -> Satu
     middle = np.exp(np.log(x).mean())
     scaled, top = x / middle, max(ceiling, y.max() * 1.001)
 
-    def residuals(values):
-        return np.log(np.maximum(values[0] - values[1] * scaled ** -values[2], 1e-9)) - np.log(y)
-
+    curve = _Curve(np.log(scaled), np.log(y))
     best = None
     for rate in (0.05, 0.2, 0.5, 1.0, 2.0):
         basis = np.column_stack([np.ones_like(x), -(scaled**-rate)])
         limit, c = np.linalg.lstsq(basis, y, rcond=None)[0]
         start = [np.clip(limit, 1e-6, top * 0.999), c, rate]
-        fit = least_squares(residuals, start, bounds=([0, -np.inf, 1e-3], [top, np.inf, 5]), x_scale=[1, 1, 0.1])
+        bounds = ([0, -np.inf, 1e-3], [top, np.inf, 5])
+        fit = least_squares(curve.residuals, start, curve.slopes, bounds=bounds, x_scale=[1, 1, 0.1])
         if best is None or fit.cost < best.cost:
             best = fit
     assert best is not None
     limit, c, rate = (float(value) for value in best.x)
     error = float(2 * best.cost)
-    ends = _limit_interval(residuals, best.x, error, len(y), float(y.max()), top)
+    ends = _limit_interval(curve, best.x, error, float(y.max()), top)
     return Saturating(limit, float(c * middle**rate), rate, error, *ends)
 
 
-def _limit_interval(
-    residuals: Callable[[np.ndarray], np.ndarray], best: np.ndarray, error: float, n: int, highest: float, top: float
-) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Curve:
+    """ln(limit - c x^-rate) less measured scores.
+
+    Attributes:
+        log_x, log_y: (n,) logarithms of sizes and scores.
+    """
+
+    log_x: np.ndarray
+    log_y: np.ndarray
+
+    def residuals(self, values: Sequence[float]) -> np.ndarray:
+        """What the curve of (limit, c, rate) is above the scores: (n,)."""
+        limit, c, rate = values
+        return np.log(np.maximum(limit - c * np.exp(-rate * self.log_x), 1e-9)) - self.log_y
+
+    def slopes(self, values: Sequence[float]) -> np.ndarray:
+        """Derivatives of `residuals` by limit, c and rate: (n, 3)."""
+        limit, c, rate = values
+        power = np.exp(-rate * self.log_x)
+        score = limit - c * power
+        return (
+            np.column_stack([np.ones_like(power), -power, c * power * self.log_x])
+            * ((score > 1e-9) / np.maximum(score, 1e-9))[:, None]
+        )
+
+
+def _limit_interval(curve: _Curve, best: np.ndarray, error: float, highest: float, top: float) -> tuple[float, float]:
     """Interval of the limit: where the squared error of the refitted curve stays below F's 95 % bound.
 
     See Bates & Watts (1988). An end is NaN if the interval does not close before `top`, or before half the highest
@@ -227,14 +251,17 @@ def _limit_interval(
     from scipy.optimize import least_squares
     from scipy.stats import f
 
+    n = len(curve.log_y)
     if n <= 3:
         return math.nan, math.nan
     allowed = error * (1 + float(f.ppf(LEVEL, 1, n - 3)) / (n - 3)) + 1e-12
 
     def beyond(limit: float) -> bool:
-        bounds = ([-np.inf, 1e-3], [np.inf, 5])
         fit = least_squares(
-            lambda v: residuals(np.r_[limit, v]), np.clip(best[1:], [-1e6, 1e-3], [1e6, 5]), bounds=bounds
+            lambda values: curve.residuals((limit, *values)),
+            np.clip(best[1:], [-1e6, 1e-3], [1e6, 5]),
+            lambda values: curve.slopes((limit, *values))[:, 1:],
+            bounds=([-np.inf, 1e-3], [np.inf, 5]),
         )
         return 2 * float(fit.cost) > allowed
 
