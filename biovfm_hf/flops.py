@@ -124,12 +124,12 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Crops:
-    """The crops of one image; the defaults are DINOv2's."""
+    """The crops of one image."""
 
-    global_count: int = 2
-    global_size: int = 224
-    local_count: int = 8
-    local_size: int = 96
+    global_count: int
+    global_size: int
+    local_count: int
+    local_size: int
 
     @property
     def sides(self) -> list[tuple[int, int]]:
@@ -141,12 +141,12 @@ class Crops:
 class Heads:
     """DINO's and iBOT's heads, each as (hidden width, layers of the MLP, bottleneck, prototypes).
 
-    `masked_patches` is how many patches of an image are compared on average. The defaults are DINOv2's `vitl16_short`.
+    `masked_patches` is how many patches of an image are compared on average.
     """
 
-    masked_patches: float = 2 * 0.5 * 0.3 * 196
-    cls_head: tuple[int, int, int, int] = (2048, 3, 256, 65_536)
-    patch_head: tuple[int, int, int, int] = (2048, 3, 256, 65_536)
+    masked_patches: float
+    cls_head: tuple[int, int, int, int]
+    patch_head: tuple[int, int, int, int]
 
     def flops(self, width: int, cls_rows: float) -> float:
         """Operations of one forward pass of `cls_rows` class tokens of `width`, and of the masked patches."""

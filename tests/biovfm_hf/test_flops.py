@@ -16,6 +16,9 @@ from biovfm_hf.flops import (
     step_flops,
 )
 
+CROPS = Crops(2, 224, 8, 96)  # DINOv2's
+HEAD = (2048, 3, 256, 65_536)
+
 
 def parameters(build, config) -> int:
     with torch.device("meta"):
@@ -61,20 +64,20 @@ def test_a_step_of_mae_is_what_torch_counts() -> None:
     sizes = Architecture.of(config)
     unread = 50  # class token and visible patches: no output projection, no feed-forward
     left_out = 3 * 2 * unread * (512 * 512 + 2 * 512 * 2048)
-    flops = step_flops(sizes, Crops(1, 224, 0), decoder=True, visible=0.25)
+    flops = step_flops(sizes, Crops(1, 224, 0, 0), decoder=True, visible=0.25)
     assert flops.total - left_out == counter.get_total_flops() / 2
 
 
 def test_each_switch_adds_or_removes_its_part() -> None:
     sizes = Architecture.of(BioVFMConfig.from_size("vit-small"))
-    plain = step_flops(sizes, Crops())
+    plain = step_flops(sizes, CROPS)
     assert plain.teacher == plain.heads == plain.decoder == 0
-    taught = step_flops(sizes, Crops(), teacher=True)
+    taught = step_flops(sizes, CROPS, teacher=True)
     assert taught.student == plain.student and taught.teacher == 2 * sizes.forward_flops(224)
     embedding = 4 * (2 * 196 + 8 * 36) * sizes.patch_weights
-    dropped = step_flops(sizes, Crops(), drop_path=0.3)
+    dropped = step_flops(sizes, CROPS, drop_path=0.3)
     assert dropped.student - embedding == pytest.approx(0.7 * (plain.student - embedding))
-    heads = step_flops(sizes, Crops(), teacher=True, heads=Heads(10.0)).heads
+    heads = step_flops(sizes, CROPS, teacher=True, heads=Heads(10.0, HEAD, HEAD)).heads
     assert heads == 2 * head_weights(384, 2048, 3, 256, 65_536) * (3 * (10 + 10) + 2 + 10)
 
 

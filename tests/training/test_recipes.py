@@ -175,14 +175,16 @@ def test_maes_recipe_is_its_own(size: str) -> None:
     )
 
 
+_HEAD = (2048, 3, 256, 65_536)
+_SHORT = {"teacher": True, "heads": Heads(2 * 0.5 * 0.3 * 196, _HEAD, _HEAD), "drop_path": 0.3}
 COSTS = {
-    ("dino", "vit-large"): {"teacher": True, "heads": Heads(), "drop_path": 0.3},
+    ("dino", "vit-large"): _SHORT,
     ("dino", "vit-giant"): {
         "teacher": True,
         "heads": Heads(2 * 0.5 * 0.3 * 256, (2048, 3, 384, 131_072), (2048, 3, 256, 131_072)),
         "drop_path": 0.4,
     },
-    ("dino", "vit-7b"): {"teacher": True, "heads": Heads(), "drop_path": 0.3},  # has no config of its own
+    ("dino", "vit-7b"): _SHORT,  # has no config of its own
     ("mae", "vit-giant"): {"decoder": True, "visible": 0.25},  # nor has this
 }
 
@@ -190,7 +192,7 @@ COSTS = {
 @pytest.mark.parametrize(("objective", "size"), COSTS)
 def test_a_recipe_costs_what_its_papers_numbers_give(objective: str, size: str) -> None:
     model = BioVFMConfig.from_size(size, family="mae" if objective == "mae" else "dinov2")
-    crops = Crops(1, 224, 0) if objective == "mae" else Crops(local_size=98 if model.patch_size == 14 else 96)
+    crops = Crops(1, 224, 0, 0) if objective == "mae" else Crops(2, 224, 8, 98 if model.patch_size == 14 else 96)
     flops = step_flops(Architecture.of(model), crops, **COSTS[objective, size]).total
     assert recipe_flops(objective, size) == pytest.approx(flops, rel=1e-12)
     assert counted_objectives() == ["dino", "mae"]
