@@ -1,6 +1,7 @@
 """The registries: what every entry must have, and that one entry is all that a new kind of thing needs."""
 
 import json
+import re
 from dataclasses import dataclass, fields, make_dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ import torch
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import option
 from evaluation.commands import probe as command
+from evaluation.commands.settings import SHARED
 from evaluation.encoders.encoder import Encoder, to_square
 from evaluation.encoders.families import FAMILIES, Family, register_family
 from evaluation.encoders.tokens import Encoded
@@ -46,6 +48,7 @@ class Attentive(Probe):
 
     name: ClassVar[str] = "sample-attentive"
     title: ClassVar[str] = "attention over the tokens"
+    protocols: ClassVar[tuple[str, ...]] = ("fast",)
 
     def run(self, trial):
         raise NotImplementedError
@@ -75,11 +78,15 @@ def test_the_help_text_has_the_defaults_of_the_probes(registries):
     def text_of(name):
         return {item.name: item.metadata["help"] for item in fields(command.options_class())}[name]
 
-    assert text_of("features").endswith(
-        "(default: class for knn, auto for linear under protocol radiology, else both)"
-    )
+    defaults: dict[str, set] = {}
+    for item in (item for kind in PROBES.values() for item in fields(kind) if item.init and item.default is not None):
+        defaults.setdefault(item.name, set()).add(item.default)
+    several = {name: values for name, values in defaults.items() if len(values) > 1 and name not in SHARED}
+    assert "features" in several
+    for name, values in several.items():
+        assert {*map(str, values)} <= set(re.findall(r"[\w.]+", text_of(name).rpartition("(default: ")[2]))
     register_with(("temperature", float, option(0.5, "softness", above=0)))
-    assert text_of("temperature").endswith("(default: 0.5 for sample-attentive, else 0.07)")
+    assert text_of("temperature").endswith("(default: 0.5 for sample-attentive under protocol fast, else 0.07)")
     assert "\n  sample-attentive  attention over the tokens" in command.build_parser().format_help()
 
 
