@@ -124,7 +124,7 @@ def labels_on_image(scores: Any, shape: tuple[int, int], mode: Mode) -> Any:
     left, top, right, bottom = (round(edge) for edge in place.box)
     size = (max(1, bottom - top), max(1, right - left))
     part = scores[None, :, place.rows, place.columns].float()
-    best = interpolate(part, size=size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+    best = interpolate(part, size=size, mode="bilinear", align_corners=False)[0].max(dim=0).indices
     labels = best.new_zeros(shape)
     labels[top : top + size[0], left : left + size[1]] = best
     return labels

@@ -230,7 +230,7 @@ class BioVFMImageProcessor(PilBackend):
         """
         logits = outputs.logits
         if target_sizes is None:
-            return list(logits.argmax(dim=1))
+            return list(logits.max(dim=1).indices)
         if len(target_sizes) != len(logits):
             raise ValueError(f"{len(target_sizes)} target_sizes for {len(logits)} images; give one for each image")
         sizes = [(int(height), int(width)) for height, width in target_sizes]
