@@ -34,7 +34,7 @@ def find_distillation(
         records: all of the results folder.
 
     Raises:
-        UserError: the teacher cannot be loaded, or the results hold none of it.
+        UserError: the teacher cannot be loaded, or the results have no record of it.
     """
     taught = " and ".join(base.name for base in bases if base.role == TEACHER)
     if options.teacher is None:

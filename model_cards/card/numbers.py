@@ -42,7 +42,7 @@ def check_numbers(text: str, model_dir: Path) -> None:
 def changed_tables(text: str, model_dir: Path) -> bool:
     """Whether the tables under our card's Results differ from those that the results file gives now.
 
-    They do if somebody edited them, and may if another version of `biovfm card` wrote them.
+    They differ if somebody edited them, and may differ if another version of `biovfm card` wrote them.
     """
     records, _ = _results(model_dir)
     written, end, _ = text.partition(END)

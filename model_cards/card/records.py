@@ -1,4 +1,4 @@
-"""Which records of a results folder are of a model."""
+"""Finds the records of a model in a results folder."""
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ MAX_OVERLAPS = 200
 class Leakage:
     """The guard's mode, images of benchmarks compared with, {benchmark image set: images left out}, and overlaps.
 
-    `kept` is {source: its images in the dataset}, None if the file does not tell. An overlap is (source, benchmark,
+    `kept` is {source: its images in the dataset}, None if not stated. An overlap is (source, benchmark,
     their relation by the source's record).
     """
 

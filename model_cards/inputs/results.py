@@ -78,7 +78,7 @@ def leaks_of(records: Iterable[Record]) -> set[str]:
 
 
 def labels_of(records: Iterable[Record]) -> Callable[[str], str]:
-    """A function from a metric's name to its name for readers: the title that the records state, else its words.
+    """A function from a metric's name to its title: the one that the records state, else the name in words.
 
     Where all tasks are binary, macro averages are the positive class's.
     """
@@ -102,8 +102,8 @@ def positive_classes(records: Iterable[Record]) -> dict[str, str]:
 def load_results(path: Path) -> list[Record]:
     """The records of a results file, or of `results.json` in a results folder; several seeds as their mean.
 
-    The means are those of `seeds.json` beside it, with intervals that hold seeds. Seeds of which it has no mean stay
-    apart.
+    The means are those of `seeds.json` beside it, with intervals that cover seeds. Seeds without a
+    mean there stay separate records.
 
     Raises:
         UserError: no such file, a record lacks model, task, method or metrics, or a value is not a finite number.

@@ -75,7 +75,7 @@ def _board(entries: list[Entry], comparisons: Sequence[tuple[str, Comparison]], 
     by_cell = {(entry.row, entry.column): entry for entry in sorted(entries, key=lambda entry: entry.seed_count)}
     tasks = list(dict.fromkeys(entry.column for entry in entries))
     models = list(dict.fromkeys(entry.row for entry in entries))
-    better = _told_apart(entries, by_cell, comparisons)
+    better = _signs(entries, by_cell, comparisons)
     cells: dict[tuple[str, str], Cell] = {}
     for task in tasks:
         there = [model for model in models if (model, task) in by_cell]
@@ -99,7 +99,7 @@ def _overlap(entry: Entry, overlaps: Overlaps) -> Overlap:
     return overlaps.get(entry.row, overlaps.get(entry.model, {})).get(entry.task, NONE)
 
 
-def _told_apart(
+def _signs(
     entries: list[Entry], by_cell: dict[tuple[str, str], Entry], comparisons: Sequence[tuple[str, Comparison]]
 ) -> dict[str, dict[tuple[str, str], int]]:
     """{column: {(a, b): 1 if row a is better than b, -1 if worse, 0 if they do not differ}}.

@@ -74,8 +74,8 @@ class Entry:
 def read_entries(inputs: Iterable[str]) -> tuple[list[Entry], list[tuple[str, Comparison]]]:
     """The entries, and the paired differences, of results files and folders, model folders and Hub repositories.
 
-    Each difference comes with the `folder` of the entries that it is of. Several seeds are one entry, their mean;
-    without interval if `seeds.json` has no mean of just these seeds.
+    Each difference comes with the `folder` of the entries that it is of. Several seeds are one entry, their
+    mean, which has no interval if `seeds.json` has no mean of exactly these seeds.
 
     Raises:
         UserError: an input is none of these, or is damaged.
@@ -104,7 +104,7 @@ def model_entries(place: Path, model: str, folder: str) -> list[Entry]:
 
 
 def _whole(records: Sequence[Record]) -> list[Record]:
-    """One record for all seeds of a measurement: their mean without interval, where no joint record is known."""
+    """One record for all seeds of a measurement: their mean, without interval if no joint record is known."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record.likeness, []).append(record)

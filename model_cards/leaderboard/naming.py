@@ -16,8 +16,8 @@ def apart(entries: Sequence[Entry]) -> list[Entry]:
     """The entries with different `row`s for models of one label but other weights, and `column`s for other data.
 
     A row is the label. If several weights have it, it says in brackets the folder, or if folders do not tell them
-    apart, the revision. Columns are named in the same way by the digest of the task's data; scores whose data are
-    not told go with the others if these are all of one.
+    apart, the revision. Columns are named in the same way by the digest of the task's data. Scores that
+    state no data go with the others if those are all of the same data.
 
     Raises:
         UserError: neither tells two models apart.

@@ -39,10 +39,10 @@ def read_overlaps(datasets: Iterable[str], entries: Iterable[Entry]) -> dict[str
         if model not in known:
             raise OptionError("dataset", f"no score is of a model called {model}{did_you_mean(model, known)}")
     tasks = sorted({entry.task for entry in entries})
-    found: dict[str, list[Leakage]] = {}
+    leakages: dict[str, list[Leakage]] = {}
     for model, dataset in pairs:
-        found.setdefault(model, []).append(_leakage(dataset))
-    return {model: {task: _overlap(leakages, task) for task in tasks} for model, leakages in found.items()}
+        leakages.setdefault(model, []).append(_leakage(dataset))
+    return {model: {task: _overlap(own, task) for task in tasks} for model, own in leakages.items()}
 
 
 def _leakage(dataset: str) -> Leakage:
@@ -57,15 +57,16 @@ def _leakage(dataset: str) -> Leakage:
 
 
 def _overlap(leakages: list[Leakage], task: str) -> Overlap:
-    told = [each for leakage in leakages for each in _told(leakage, task)]
-    return Overlap(*("; ".join(words for words, kept in told if kept is inside) for inside in (True, False)))
+    parts = [part for leakage in leakages for part in _parts(leakage, task)]
+    return Overlap(*("; ".join(words for words, kept in parts if kept is inside) for inside in (True, False)))
 
 
-def _told(leakage: Leakage, task: str) -> Iterator[tuple[str, bool]]:
+def _parts(leakage: Leakage, task: str) -> Iterator[tuple[str, bool]]:
     """What has to do with a task, in words, and whether it is in the pretraining data.
 
-    Nothing is of a source of which the build kept no image; of an earlier build, which does not tell, all counts as
-    kept. The guard `strict` left out what a record connects with a benchmark, and every build what it found by pixels.
+    A source counts as left out if the build kept none of its images, and as kept if build.json does not state that.
+    The guard `strict` leaves out what a record connects with a benchmark, and every build leaves out images whose
+    pixels match.
     """
     connected = {source for source, *_ in leakage.overlaps}
     for source in sorted(connected | set(leakage.kept or ())):
@@ -85,7 +86,7 @@ def _kept(leakage: Leakage, source: str) -> bool:
 
 
 def _same(name: str, task: str) -> bool:
-    """Whether one name holds the other in whole words: `busi_raw` and `busi`, `chestxray-14` and `nih_chestxray14`."""
+    """Whether one name has the other in whole words: `busi_raw` and `busi`, `chestxray-14` and `nih_chestxray14`."""
     return any(_joined(short) in _runs(long) for short, long in ((name, task), (task, name)) if _joined(short))
 
 

@@ -126,7 +126,7 @@ def _free(form: Form, shares: np.ndarray) -> int:
 
 
 def _lowered(value: float, excess: np.ndarray) -> dict[str, float]:
-    """A value less the mean, and the percentiles, of the excess (B,) of such values in resamples."""
+    """A value lowered by the mean excess (B,) of such values in resamples, its interval by the percentiles."""
     low, high = value - np.quantile(excess, [0.975, 0.025])
     return {"value": float(value - excess.mean()), "low": float(low), "high": float(high)}
 

@@ -44,13 +44,13 @@ def neighbours(
 def _nearest(features: np.ndarray, targets: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The rows (q, count) of features most similar to each of some unit targets (q, D), and the cosines (q, count)."""
     starts = range(0, len(targets), TILE_QUERIES)
-    found = [(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32))] * len(starts)
+    best = [(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32))] * len(starts)
     for place, block in blocks(features):
         scaled = unit(block).T
         for number, start in enumerate(starts):
             cosines = targets[start : start + TILE_QUERIES] @ scaled
-            found[number] = _merged(*found[number], cosines, place.start, count)
-    rows, similar = zip(*found, strict=True)
+            best[number] = _merged(*best[number], cosines, place.start, count)
+    rows, similar = zip(*best, strict=True)
     return np.concatenate(rows), np.concatenate(similar)
 
 

@@ -119,8 +119,8 @@ def write_analysis(options: AnalyseOptions, analysis: Analysis, images: int) -> 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """A row with the probes' metrics as separate columns."""
     plain = {name: value for name, value in row.items() if not isinstance(value, dict)}
-    for name in ("knn", "linear"):
-        for metric, entry in row.get(name, {}).items():
+    for name, metrics in row.items():
+        for metric, entry in metrics.items() if isinstance(metrics, dict) else ():
             plain |= {f"{name}_{metric}": entry["value"], f"{name}_{metric}_low": entry["low"],
                       f"{name}_{metric}_high": entry["high"]}  # fmt: skip
     return plain

@@ -12,7 +12,7 @@ from .page import CURVES, row_value
 
 DEPTHS = np.linspace(0.1, 1, 10)  # fractions of the encoder at which models with different depths are compared
 COLUMNS = ("family", "measure", "depth", "a", "low", "high", "smallest", "largest", "sizes")
-RANKED = ("linear", "knn")  # measures whose slopes are drawn first
+STATED = ("linear", "knn")  # measures whose steepest depth is stated in words
 
 Row = dict[str, Any]
 
@@ -72,10 +72,10 @@ def write_layer_slopes(out: Path, rows: list[Row], sizes: dict[str, tuple[str, f
 
 
 def slope_lines(slopes: list[Row]) -> list[str]:
-    """Sentences that name the depth at which each family's linear probe gains most from size."""
+    """Sentences that name the depth at which each family's probes gain most from size."""
     lines = []
     for family in dict.fromkeys(row["family"] for row in slopes):
-        for measure in RANKED:
+        for measure in STATED:
             own_slopes = [row for row in slopes if row["family"] == family and row["measure"] == measure]
             if not own_slopes:
                 continue

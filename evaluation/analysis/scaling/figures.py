@@ -39,7 +39,7 @@ Drawing = tuple[str, Figure, str]
 
 
 def write_figures(analysis: Analysis, out: Path, with_published: bool = False) -> list[str]:
-    """Draw what the analysis holds into `out` as NAME.png, .svg, .pdf and .txt (alternative text).
+    """Draw the analysis into `out` as NAME.png, .svg, .pdf and .txt (alternative text).
 
     Figures of an earlier analysis are removed. Returns the names of the drawn figures.
     """
@@ -52,7 +52,7 @@ def write_figures(analysis: Analysis, out: Path, with_published: bool = False) -
                 stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
                 with atomic_path(out / f"{name}.{kind}") as path:
                     figure.savefig(path, format=kind, dpi=200, metadata=stamp)
-                figure.set_layout_engine("none")  # what the first format was laid out as holds for all
+                figure.set_layout_engine("none")  # the other formats keep this layout
             write_text(out / f"{name}.txt", alt + "\n")
             names.append(name)
     return names

@@ -217,7 +217,7 @@ def fit_saturating(x: np.ndarray, y: np.ndarray, ceiling: float = 100.0) -> Satu
 
 @dataclass(frozen=True)
 class _Curve:
-    """ln(limit - c x^-rate) less measured scores.
+    """ln(limit - c x^-rate) minus measured scores.
 
     Attributes:
         log_x, log_y: (n,) logarithms of sizes and scores.
@@ -227,7 +227,7 @@ class _Curve:
     log_y: np.ndarray
 
     def residuals(self, values: Sequence[float]) -> np.ndarray:
-        """What the curve of (limit, c, rate) is above the scores: (n,)."""
+        """The curve of (limit, c, rate) minus the scores: (n,)."""
         limit, c, rate = values
         return np.log(np.maximum(limit - c * np.exp(-rate * self.log_x), 1e-9)) - self.log_y
 

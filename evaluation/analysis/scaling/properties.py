@@ -126,7 +126,7 @@ def pooled(images: np.ndarray) -> np.ndarray:
     steps = [next(k for k in range(1, side + 1) if side % k == 0 and side // k <= SIDE) for side in (height, width)]
     if steps == [1, 1]:
         return images.reshape(n, -1).astype(np.float32)
-    # Summing strips is ten times faster than a mean over two strided axes; 65,535 holds 16 x 16 full pixels.
+    # Summing strips is ten times faster than a mean over two strided axes; 16 x 16 full pixels stay below 65,536.
     kind = np.uint16 if steps[0] * steps[1] <= 256 else np.uint32
     strips = images.reshape(n, height // steps[0], steps[0], width * channels)
     tall = _sum_strips(strips, 2, kind).reshape(n, height // steps[0], width // steps[1], steps[1], channels)
