@@ -8,7 +8,7 @@ from threading import RLock
 from typing import Generic, TypeVar
 
 THREADS = 32
-_UNTAKEN = 4096  # folders and their entries that are listed before the walk comes to them; more would fill the memory
+_MOST_AHEAD = 4096  # folders and entries that are listed before the walk comes to them; more would fill the memory
 
 First = TypeVar("First")
 
@@ -29,34 +29,36 @@ class Ahead(Generic[First]):
     ) -> None:
         self._pool, self._list = pool, listing
         self._lock = RLock()
-        self._found: list[list[str]] = []  # a heap
-        self._coming: dict[str, Future[tuple[list[DirEntry[str]], First]]] = {}
+        self._waiting: list[list[str]] = []  # a heap of places to list
+        self._listings: dict[str, Future[tuple[list[DirEntry[str]], First]]] = {}
         self._position = [""]  # the folder taken last
         self._busy = self._entries = 0
         self._ended = False
 
     def take(self, place: str) -> tuple[list["DirEntry[str]"], First] | None:
-        """What is in a folder, if it is listed or being listed; the walk is past all folders before it.
+        """A folder's entries and the facts of the first ones, None if it is not among the listed ones.
+
+        The walk is past all folders before it.
 
         Raises:
             OSError: it cannot be listed.
         """
         with self._lock:
             self._position = place.split("/")
-            coming = self._coming.pop(place, None)
-        if coming is None:
+            future = self._listings.pop(place, None)
+        if future is None:
             return None
-        listing = coming.result()
+        listing = future.result()
         with self._lock:
             self._entries -= len(listing[0])
             self._start()
         return listing
 
-    def found(self, places: Iterable[str]) -> None:
-        """Have folders listed that the walk comes to later; those that it is past are left out."""
+    def add(self, places: Iterable[str]) -> None:
+        """Have folders listed before the walk comes to them; those that it is past are left out."""
         with self._lock:
             for place in places:
-                heappush(self._found, place.split("/"))
+                heappush(self._waiting, place.split("/"))
             self._start()
 
     def end(self) -> None:
@@ -65,17 +67,17 @@ class Ahead(Generic[First]):
             self._ended = True
 
     def _start(self) -> None:
-        while self._found and self._may_start():
-            parts = heappop(self._found)
+        while self._waiting and self._may_start():
+            parts = heappop(self._waiting)
             if parts > self._position:
                 place = "/".join(parts)
                 self._busy += 1
-                self._coming[place] = self._pool.submit(self._listed, place)
+                self._listings[place] = self._pool.submit(self._list_folder, place)
 
     def _may_start(self) -> bool:
-        return not self._ended and self._busy < THREADS and self._entries + len(self._coming) < _UNTAKEN
+        return not self._ended and self._busy < THREADS and self._entries + len(self._listings) < _MOST_AHEAD
 
-    def _listed(self, place: str) -> tuple[list["DirEntry[str]"], First]:
+    def _list_folder(self, place: str) -> tuple[list["DirEntry[str]"], First]:
         try:
             listing = self._list(place)
             with self._lock:

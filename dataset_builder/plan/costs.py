@@ -22,15 +22,15 @@ def row_bytes(item: Item) -> int:
     return file_bytes(item, [0 if item.row is not None else item.size or 0])[0]
 
 
-def file_bytes(like: Item, sizes: Sequence[int]) -> list[int]:
-    """Bytes of rows from files of these sizes that otherwise equal an item."""
-    if like.excluded:
+def file_bytes(template: Item, sizes: Sequence[int]) -> list[int]:
+    """Bytes of rows from files of these sizes that otherwise equal the template."""
+    if template.excluded:
         return [0] * len(sizes)
-    if like.kind == "image" or like.row is not None:
+    if template.kind == "image" or template.row is not None:
         return [(size if size < _ROW_BYTES else _ROW_BYTES) if size else _ROW_BYTES // 2 for size in sizes]
-    if like.kind == "video":
+    if template.kind == "video":
         return [size // _VIDEO_SHARE for size in sizes]
-    return list(sizes) if like.path.endswith(".gz") else [size // 2 for size in sizes]
+    return list(sizes) if template.path.endswith(".gz") else [size // 2 for size in sizes]
 
 
 def seconds(item: Item) -> float:
@@ -40,13 +40,13 @@ def seconds(item: Item) -> float:
     return float(file_seconds(item, [0 if item.row is not None else item.size or 0])[0])
 
 
-def file_seconds(like: Item, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Seconds of one core, float64 (n,), for files of these sizes that otherwise equal an item."""
-    if like.excluded:
+def file_seconds(template: Item, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Seconds of one core, float64 (n,), for files of these sizes that otherwise equal the template."""
+    if template.excluded:
         return np.full(len(sizes), _PER_EXCLUDED)
     each = _PER_IMAGE_BYTE
-    if like.kind == "volume":
-        each = _PER_PACKED_BYTE if (like.member or like.path).endswith(".gz") else _PER_VOLUME_BYTE
+    if template.kind == "volume":
+        each = _PER_PACKED_BYTE if (template.member or template.path).endswith(".gz") else _PER_VOLUME_BYTE
     return _PER_INPUT + each * np.asarray(sizes, np.float64)
 
 

@@ -21,9 +21,9 @@ from .ahead import THREADS, Ahead
 
 MAX_DEPTH = 32
 SLOW = 5e-5  # seconds per answer of the disk beyond which threads pay off
-_LOOKS = 16  # files that a thread asks about at a time, timed together
-_QUICK = 32  # times as many, while the disk answers at once
-_AHEAD = 64  # how many such groups of a folder are read ahead of the walk
+_GROUP = 16  # files whose statuses a thread reads at a time, timed together
+_QUICK = 32  # such groups that are read together while the disk is fast
+_AHEAD = 64  # such groups of a folder that are read ahead of the walk
 _SAMPLES = 4  # timings of which the fastest counts, since the others may include time off the processor
 _THREAD = getattr(resource, "RUSAGE_THREAD", None)  # Linux has it
 
@@ -58,7 +58,7 @@ class Files:
 
 
 Entries = Files | list[Entry]
-_Listing = tuple[list["os.DirEntry[str]"], Entries]  # lists a folder and stats the first of its entries
+_Listing = tuple[list["os.DirEntry[str]"], Entries]  # what a folder holds, with the statuses of its first entries
 
 
 class Folders:
@@ -69,14 +69,14 @@ class Folders:
     """
 
     def __init__(self, top: Path) -> None:
-        self._top, self._inside = f"{top}/", top.resolve()
+        self._top, self._resolved = f"{top}/", top.resolve()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="listing")
         self._ahead = Ahead(self._pool, self._listing)
-        self._current: dict[str, Entries] = {}  # what the walk is at, in each folder that was read without threads
-        self._looks, self._seconds = 0, 0.0
+        self._current: dict[str, Entries] = {}  # where the walk is, in each folder that was read without threads
+        self._calls, self._seconds = 0, 0.0
         sleep(1e-6)  # from now on the count of this thread's waits is above 0 if the system counts them
         self._samples: deque[float] = deque(maxlen=_SAMPLES)
-        self.slow, self._careful = False, True
+        self.slow, self._counts_waits = False, True
 
     def __enter__(self) -> "Folders":
         return self
@@ -93,21 +93,21 @@ class Folders:
         """
         listing = self._ahead.take(below) if self.slow else None
         while self.slow and self._current:
-            self._ahead.found(_folders(self._current.popitem()[1]))
+            self._ahead.add(_folders(self._current.popitem()[1]))
         return self._parts(below, depth, *(listing or self._timed(below)))
 
     def _parts(self, below: str, depth: int, listed: list["os.DirEntry[str]"], first: Entries) -> Iterator[Entries]:
         yield first
         at = len(first)
         while at < len(listed) and not self.slow:
-            looks = _LOOKS * _QUICK if len(self._samples) == _SAMPLES else _LOOKS
-            self._current[below] = self._measured(below, depth, listed[at : at + looks])
+            count = _GROUP * _QUICK if len(self._samples) == _SAMPLES else _GROUP
+            self._current[below] = self._measured(below, depth, listed[at : at + count])
             yield self._current[below]
-            at += looks
+            at += count
         self._current.pop(below, None)
         waiting: deque[Future[Entries]] = deque()
-        for start in range(at, len(listed), _LOOKS):
-            waiting.append(self._pool.submit(self._looked, below, depth, listed[start : start + _LOOKS]))
+        for start in range(at, len(listed), _GROUP):
+            waiting.append(self._pool.submit(self._read_ahead, below, depth, listed[start : start + _GROUP]))
             if len(waiting) == _AHEAD:
                 yield waiting.popleft().result()
         for future in waiting:
@@ -115,11 +115,11 @@ class Folders:
 
     def _listing(self, below: str) -> _Listing:
         listed = scan(self._top + below)
-        return listed, self._looked(below, below.count("/") + 1, listed[:_LOOKS])
+        return listed, self._read_ahead(below, below.count("/") + 1, listed[:_GROUP])
 
-    def _looked(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> Entries:
-        entries = self._look(below, depth, part)
-        self._ahead.found(_folders(entries))
+    def _read_ahead(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> Entries:
+        entries = self._read(below, depth, part)
+        self._ahead.add(_folders(entries))
         return entries
 
     def _timed(self, below: str) -> _Listing:
@@ -130,50 +130,53 @@ class Folders:
 
     def _measured(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> Entries:
         began = self._now()
-        entries = self._look(below, depth, part)
+        entries = self._read(below, depth, part)
         self._measure(len(part), began)
         return entries
 
     def _now(self) -> tuple[float, int]:
-        return perf_counter(), _waits() if self._careful else 0
+        return perf_counter(), _waits() if self._counts_waits else 0
 
-    def _measure(self, looks: int, began: tuple[float, int]) -> None:
-        """Count the time since `began`, unless this thread only stood back for other programs.
+    def _measure(self, calls: int, began: tuple[float, int]) -> None:
+        """Add the time since `began`, unless this thread was only interrupted for other programs.
 
-        How often a thread waited is asked while the disk may be slow; asking for each folder takes time as well.
+        Waits are counted only while the disk may be slow, since counting them for each folder takes time too.
         """
         seconds, waits = began
-        self._looks += looks
+        self._calls += calls
         if not waits or _waits() > waits:
             self._seconds += perf_counter() - seconds
-        if self._looks >= _LOOKS:
-            self._samples.append(self._seconds / self._looks)
-            self._looks, self._seconds = 0, 0.0
+        if self._calls >= _GROUP:
+            self._samples.append(self._seconds / self._calls)
+            self._calls, self._seconds = 0, 0.0
             if len(self._samples) == _SAMPLES and not self.slow:
                 self._judge(min(self._samples) > SLOW)
 
     def _judge(self, slow: bool) -> None:
-        """Take the disk for slow if the samples were so while waits were counted; count them for the next if not."""
-        self.slow = slow and self._careful
-        if slow and not self._careful:
+        """Take the disk for slow if samples with counted waits were slow.
+
+        If samples without counted waits were slow, new ones are taken that count them.
+        """
+        self.slow = slow and self._counts_waits
+        if slow and not self._counts_waits:
             self._samples.clear()
-        self._careful = slow
+        self._counts_waits = slow
 
-    def _look(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> Entries:
-        within = f"{below}/" if below else ""
-        return _files(within, part) or self._entries(within, depth, part)
+    def _read(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> Entries:
+        prefix = f"{below}/" if below else ""
+        return _files(prefix, part) or self._entries(prefix, depth, part)
 
-    def _entries(self, within: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> list[Entry]:
+    def _entries(self, prefix: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> list[Entry]:
         entries: list[Entry] = []
         for entry in part:
             name = entry.name
             try:
                 if name.isascii() and name[0] != "." and entry.is_file(follow_symlinks=False):
-                    entries.append((name, within + name, status_of(entry), None))
+                    entries.append((name, prefix + name, status_of(entry), None))
                 else:
-                    entries.append(self._other(entry, name, within + name, depth))
+                    entries.append(self._other(entry, name, prefix + name, depth))
             except (OSError, RuntimeError):
-                entries.append((name, within + name, None, "a broken symbolic link or unreadable file"))
+                entries.append((name, prefix + name, None, "a broken symbolic link or unreadable file"))
         return entries
 
     def _other(self, entry: "os.DirEntry[str]", name: str, place: str, depth: int) -> Entry:
@@ -195,7 +198,7 @@ class Folders:
 
     def _link(self, name: str, place: str) -> Entry:
         target = Path(self._top + place).resolve(strict=True)
-        if not target.is_relative_to(self._inside):
+        if not target.is_relative_to(self._resolved):
             return name, place, None, "a symbolic link that leaves the source's folder"
         if not target.is_file():
             return name, place, None, "a symbolic link to a folder or device"
@@ -223,14 +226,14 @@ def _waits() -> int:
     return resource.getrusage(_THREAD).ru_nvcsw if _THREAD is not None else 0
 
 
-def _files(within: str, part: Sequence["os.DirEntry[str]"]) -> Files | None:
+def _files(prefix: str, part: Sequence["os.DirEntry[str]"]) -> Files | None:
     """The entries as columns if they are all files with plain names, as nearly all are; it takes half the time."""
     names = [entry.name for entry in part]
     joined = "/" + "/".join(names)
     try:
         if joined.isascii() and "/." not in joined and all([entry.is_file(follow_symlinks=False) for entry in part]):
-            return Files(names, [within + name for name in names], list(map(status_of, part)))
-    except OSError:  # an entry that is gone; what was asked stays known
+            return Files(names, [prefix + name for name in names], list(map(status_of, part)))
+    except OSError:  # an entry is gone; os remembers its answers on the others
         pass
     return None
 

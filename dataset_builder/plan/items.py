@@ -52,23 +52,23 @@ def block_table(block: Run | list[Item], source: Source, key: str, stamp_of: Cal
         columns, length = _of_items(block, stamp_of), len(block)
     subjects = pa.array(columns["subject"], pa.string())
     if not source.published:
-        columns["private"] = _each(
+        columns["private"] = _by_value(
             subjects, lambda subject: [] if subject is None else subject_words(subject), "private"
         )
-    columns["subject"] = _each(subjects, lambda subject: hashed_subject(subject, source.id, key), "subject")
+    columns["subject"] = _by_value(subjects, lambda subject: hashed_subject(subject, source.id, key), "subject")
     return pa.table([_column(name, columns[name], length) for name in BLOCKS.names], schema=BLOCKS)
 
 
 def _of_run(run: Run) -> dict[str, Any]:
     """The columns of one run of files; most hold a single repeated value."""
-    columns = _of_items([run.like], lambda item: "")
+    columns = _of_items([run.template], lambda item: "")
     columns = {name: _Same(values[0]) for name, values in columns.items()}
     sizes = pa.array(run.sizes, pa.int64())
     stamps = pc.binary_join_element_wise(
         sizes.cast(pa.string()), pa.array(run.changes, pa.int64()).cast(pa.string()), STAMP
     )
     files = {"path": run.paths, "size": sizes, "subject": run.subjects, "stamp": stamps}
-    return {**columns, **files, "seconds": file_seconds(run.like, sizes.to_numpy()), "follows": _Same(False)}
+    return {**columns, **files, "seconds": file_seconds(run.template, sizes.to_numpy()), "follows": _Same(False)}
 
 
 def _of_items(items: Sequence[Item], stamp_of: Callable[[Item], str]) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def hashed_subject(subject: str | None, source: str, key: str) -> str | None:
     return hashlib.blake2b(f"{source}/{subject}".encode(), key=key.encode()[:64], digest_size=8).hexdigest()
 
 
-def _each(values: pa.Array, function: Callable[[str | None], Any], column: str) -> pa.Array:
+def _by_value(values: pa.Array, function: Callable[[str | None], Any], column: str) -> pa.Array:
     """`function` of each value, called once for equal ones, as a column of BLOCKS."""
     encoded = values.dictionary_encode("encode")
     answers = pa.array(map(function, encoded.dictionary.to_pylist()), BLOCKS.field(column).type)
@@ -122,14 +122,14 @@ def _each(values: pa.Array, function: Callable[[str | None], Any], column: str) 
 def _more(outer: Part | None, fps: float | None, files: tuple[str, ...], members: tuple[Part, ...]) -> str | None:
     if outer is None and fps is None and not files and not members:
         return None
-    fields = {"outer": _stated(outer), "fps": fps, "files": files, "members": list(map(_stated, members))}
+    fields = {"outer": _fields_of(outer), "fps": fps, "files": files, "members": list(map(_fields_of, members))}
     return json.dumps({name: value for name, value in fields.items() if value})
 
 
-def _stated(part: Part | None) -> dict[str, Any] | None:
+def _fields_of(part: Part | None) -> dict[str, Any] | None:
     if part is None:
         return None
-    fields = {**part._asdict(), "outer": _stated(part.outer)}
+    fields = {**part._asdict(), "outer": _fields_of(part.outer)}
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -36,9 +36,9 @@ _SINGLE = frozenset(case(suffix) for suffix in IMAGE_SUFFIXES for case in (str.l
 def list_items(source: Source, raw_dir: Path) -> Iterator[Item]:
     """Everything of `source` below `raw_dir`, selected or excluded with a reason, in a fixed order.
 
-    Folders are walked in the order of their names, archives in their own order. In memory are the names of the folders
-    around the current one, and on a slow disk a few thousand names of what comes next. Symbolic links are followed
-    only to files inside the source's folder. A missing folder yields nothing. Every file is looked at once.
+    Folders are walked in the order of their names, archives in their own order. In memory are the names in the
+    folders around the current one, and on a slow disk a few thousand names of what comes next. Symbolic links are
+    followed only to files inside the source's folder. A missing folder yields nothing. No file is examined twice.
     """
     return items_of_runs(list_inputs(source, raw_dir, {}))
 
@@ -63,63 +63,63 @@ class _Walk:
         self._top = f"{folder}/"
         self._prefix = "" if source.folder == "." else f"{source.folder}/"
         self._selection = Selection(source, folder)
-        self._shared: dict[tuple[Any, ...], Item | None] = {}  # answers of `_like`
+        self._templates: dict[tuple[Any, ...], Item | None] = {}  # answers of `_template_of`
 
     def directory(self, below: str, depth: int) -> Iterator[Run | Item]:
         """The inputs of a folder and of those below it, in the order of their names."""
         try:
             parts = self._folders.parts(below, depth)
         except OSError as error:
-            yield self._passed_over(below, f"the folder cannot be read ({error.strerror})")
+            yield self._not_a_picture(below, f"the folder cannot be read ({error.strerror})")
             return
         slices: list[str] = []
-        alike: Item | None = None
-        files = Files()  # that are all `alike`
-        for like, found in chain.from_iterable(map(self._likes, parts)):
-            if like is not alike:
-                if alike is not None:
-                    yield self._run(alike, files)
-                alike, files = like, Files()
-            if isinstance(found, Files):
-                files.add(found)
+        current: Item | None = None
+        files = Files()  # that all have the template `current`
+        for template, content in chain.from_iterable(map(self._with_templates, parts)):
+            if template is not current:
+                if current is not None:
+                    yield self._run(current, files)
+                current, files = template, Files()
+            if isinstance(content, Files):
+                files.add(content)
             else:
-                yield from self._unlike(found, depth, slices)
-        if alike is not None:
-            yield self._run(alike, files)
+                yield from self._inputs_of(content, depth, slices)
+        if current is not None:
+            yield self._run(current, files)
         if slices:
             yield from self._series(below, slices)
 
-    def _likes(self, part: Entries) -> Iterator[tuple[Item | None, Files | Entry]]:
-        """Entries of a folder in their order, with the answer of `_like`: all files alike, or one entry."""
+    def _with_templates(self, part: Entries) -> Iterator[tuple[Item | None, Files | Entry]]:
+        """Entries of a folder in their order: files with the template that they share, or one entry without any."""
         if isinstance(part, Files):
             rule = self._selection.takes_all(part.places) if _are_single(part.names) else None
-            alike = rule and self._likeness(rule, None, self._selection.labels(part.places[0], rule))
-            if isinstance(alike, Item):
-                yield alike, part
+            template = rule and self._template_of(rule, None, self._selection.labels(part.places[0], rule))
+            if isinstance(template, Item):
+                yield template, part
                 return
             part = part.entries()
         for entry in part:
             name, place, status, _ = entry
-            like = None if status is None else self._like(place)
-            yield like, entry if like is None or status is None else Files([name], [place], [status])
+            shared = None if status is None else self._template_at(place)
+            yield shared, entry if shared is None or status is None else Files([name], [place], [status])
 
-    def _unlike(self, entry: Entry, depth: int, slices: list[str]) -> Iterator[Run | Item]:
+    def _inputs_of(self, entry: Entry, depth: int, slices: list[str]) -> Iterator[Run | Item]:
         name, place, status, problem = entry
         if status is not None:
             self._stamps[self._prefix + place] = stamp(self._top + place, status)
             yield from self._other(place, name, status.st_size, slices)
         elif problem is not None:
-            yield self._passed_over(place, problem)
+            yield self._not_a_picture(place, problem)
         else:
             yield from self.directory(place, depth + 1)
 
-    def _run(self, like: Item, files: Files) -> Run:
+    def _run(self, template: Item, files: Files) -> Run:
         prefix, statuses = self._prefix, files.statuses
         sizes, changes = [s.st_size for s in statuses], [s.st_mtime_ns for s in statuses]
         paths = [prefix + place for place in files.places]
-        return Run(like, paths, sizes, changes, self._selection.subjects(files.places))
+        return Run(template, paths, sizes, changes, self._selection.subjects(files.places))
 
-    def _like(self, place: str) -> Item | None:
+    def _template_at(self, place: str) -> Item | None:
         """Fields shared by files that are one input each by name and rule, as nearly all are; None for other files.
 
         All files that share the fields get the same object.
@@ -129,25 +129,25 @@ class _Walk:
         rule, reason = self._selection.judged(place)
         if rule is None:
             return None
-        return self._likeness(rule, reason, self._selection.labels(place, rule))
+        return self._template_of(rule, reason, self._selection.labels(place, rule))
 
-    def _likeness(self, rule: ItemRule, reason: str | None, labels: tuple[str | None, str | None]) -> Item | None:
+    def _template_of(self, rule: ItemRule, reason: str | None, labels: tuple[str | None, str | None]) -> Item | None:
         key = (id(rule), reason, labels)
-        if key not in self._shared:
-            self._shared[key] = _shared(rule, reason, *labels)
-        return self._shared[key]
+        if key not in self._templates:
+            self._templates[key] = _shared_fields(rule, reason, *labels)
+        return self._templates[key]
 
     def _other(self, place: str, name: str, size: int, slices: list[str]) -> Iterator[Item]:
         """The items of any file; a slice of a series is added to `slices` instead, since more may follow."""
-        seen = self._seen(place)
-        rule = self._selection.rule(seen)
+        pattern_path = self._pattern_path(place)
+        rule = self._selection.rule(pattern_path)
         is_slice = rule is not None and rule.kind == "dicom_series" and not _is_packed(name.lower())
-        if is_slice and self._selection.excluded(seen) is None:
+        if is_slice and self._selection.excluded(pattern_path) is None:
             slices.append(name)
         else:
-            yield from self._file(place, name, seen, rule, size)
+            yield from self._file(place, name, pattern_path, rule, size)
 
-    def _seen(self, place: str) -> str:
+    def _pattern_path(self, place: str) -> str:
         """The path that patterns are matched with: NAME.dcm for a DICOM file whose name has no suffix, as in exports.
 
         An exclude rule that matches the real name still holds.
@@ -159,7 +159,7 @@ class _Walk:
         except OSError:
             return place
 
-    def _file(self, place: str, name: str, seen: str, rule: ItemRule | None, size: int) -> Iterator[Item]:
+    def _file(self, place: str, name: str, pattern_path: str, rule: ItemRule | None, size: int) -> Iterator[Item]:
         lower = name.lower()
         if is_archive(lower):  # even if a pattern matches every file: no rule reads an archive as one picture
             reason = self._selection.excluded(place)
@@ -173,7 +173,7 @@ class _Walk:
         elif _is_part(lower):
             yield self._excluded(place, "one part of a split archive: join the parts first", "archive")
         else:
-            yield from self._expanded(self._item(place, seen, rule, None, Part(place, size)), place, rule)
+            yield from self._expanded(self._item(place, pattern_path, rule, None, Part(place, size)), place, rule)
 
     def _expanded(self, item: Item, place: str, rule: ItemRule | None) -> Iterator[Item]:
         """The items that the rule's adapter lists inside a file; without an adapter the item itself."""
@@ -195,7 +195,7 @@ class _Walk:
             items = chain.from_iterable(self._member(place, member, slices) for member in listed)
             yield from self._listed(place, items, slices)
         except (OSError, ValueError) as error:
-            yield self._excluded(place, _broken(error), "archive")
+            yield self._excluded(place, _fault(error), "archive")
         if slices:
             yield from self._series_inside(place, slices)
 
@@ -218,7 +218,7 @@ class _Walk:
             return
         problem = member.problem
         if problem is None and (hidden := _hidden(member.name)):
-            yield self._passed_over(place, hidden, member.name)
+            yield self._not_a_picture(place, hidden, member.name)
             return
         if problem is None and (is_archive(name) or name.lower().endswith(UNREADABLE)):
             problem = "an archive inside an archive: unpack the outer one here"
@@ -258,14 +258,14 @@ class _Walk:
             items = chain.from_iterable(self._member(place, member, slices) for member in inside)
             yield from self._listed(place, items, slices[before:], outer.name)
         except ValueError as error:
-            yield self._excluded(place, _broken(error), "archive", outer.name)
+            yield self._excluded(place, _fault(error), "archive", outer.name)
 
     def _item(self, place: str, inside: str, rule: ItemRule | None, member: str | None, part: Part) -> Item:
         """The item of one file; patterns match `inside`, the place of the file or of the member in it."""
         reason = self._selection.excluded(inside)
         if rule is None:
             if not looks_like_image(inside):
-                return self._passed_over(place, reason or NOT_INPUT, member)
+                return self._not_a_picture(place, reason or NOT_INPUT, member)
             if reason is None:
                 established = self._source.layout_established
                 reason = UNNAMED if established else f"the raw layout of {self._source.id} is {NOT_ESTABLISHED}"
@@ -296,16 +296,16 @@ class _Walk:
         """One item per DICOM series of a folder; files that are not DICOM are excluded one by one."""
         folder = Path(self._top + below)
         series, left_out = group_series(read_places((name, opening(folder / name)) for name in names))
-        within = f"{below}/" if below else ""
+        prefix = f"{below}/" if below else ""
         for number, slices in enumerate(series):
-            first = within + slices[0]
-            seen = self._seen(first)
-            rule = self._selection.rule(seen) or ItemRule("")
-            item = self._make(below, seen, rule, str(number), self._selection.outside_training(seen))
-            files = tuple(f"{self._prefix}{within}{name}" for name in slices)
+            first = prefix + slices[0]
+            pattern_path = self._pattern_path(first)
+            rule = self._selection.rule(pattern_path) or ItemRule("")
+            item = self._make(below, pattern_path, rule, str(number), self._selection.outside_training(pattern_path))
+            files = tuple(f"{self._prefix}{prefix}{name}" for name in slices)
             yield item._replace(kind="dicom_series", files=files)
         for name, reason in left_out.items():
-            yield self._excluded(within + name, reason, "dicom_series")
+            yield self._excluded(prefix + name, reason, "dicom_series")
 
     def _series_inside(self, place: str, slices: list[Member]) -> Iterator[Item]:
         """One item per DICOM series of a folder in an archive, like `_series` for a folder on disk."""
@@ -331,7 +331,7 @@ class _Walk:
         for name, reason in left_out.items():
             yield self._excluded(place, reason, "dicom_series", name)
 
-    def _passed_over(self, place: str, reason: str, member: str | None = None) -> Item:
+    def _not_a_picture(self, place: str, reason: str, member: str | None = None) -> Item:
         """The line of a folder or file that is not a picture.
 
         Its name is not needed and may identify a patient, for instance in a report: a source that is not published
@@ -356,14 +356,14 @@ def _are_single(names: list[str]) -> bool:
     )
 
 
-def _shared(rule: ItemRule, reason: str | None, modality: str | None, anatomy: str | None) -> Item | None:
+def _shared_fields(rule: ItemRule, reason: str | None, modality: str | None, anatomy: str | None) -> Item | None:
     """Fields shared by files that are one input each under a rule; None if a file is more or less than one input."""
     if rule.adapter is not None or rule.kind == "dicom_series":
         return None
     return Item("", None, rule.kind, None, anatomy, reason, rule.intensity, rule.view, modality, fps=rule.fps)
 
 
-def _broken(error: OSError | ValueError) -> str:
+def _fault(error: OSError | ValueError) -> str:
     """Why an archive cannot be listed, without a library's quotations, which may contain a patient's name."""
     if isinstance(error, BrokenArchive):
         return str(error)

@@ -375,10 +375,10 @@ def _considered(source: Source, raw: Path, options: Options, stamps: dict[str, s
 
     for one in list_inputs(source, raw, stamps):
         if isinstance(one, Run) and not by_path:
-            yield one._replace(like=guarded(one.like, ""))
+            yield one._replace(template=guarded(one.template, ""))
         elif isinstance(one, Run):
             for number, item in enumerate(one.items()):
-                yield one.part(number, number + 1)._replace(like=guarded(one.like, item.path))
+                yield one.part(number, number + 1)._replace(template=guarded(one.template, item.path))
         else:
             yield guarded(one, f"{one.path}!{one.member}" if one.member else one.path)
 
@@ -388,9 +388,9 @@ def _cut(inputs: Iterator[Run | Item]) -> Iterator[tuple[str | None, list[Block]
     groups: dict[str | None, Blocks] = {}
     last: str | None = None
     for one in inputs:
-        like = one.like if isinstance(one, Run) else one
-        last = like.modality if like.excluded is None or not groups else last
-        sizes = file_bytes(like, one.sizes) if isinstance(one, Run) else [row_bytes(one)]
+        template = one.template if isinstance(one, Run) else one
+        last = template.modality if template.excluded is None or not groups else last
+        sizes = file_bytes(template, one.sizes) if isinstance(one, Run) else [row_bytes(one)]
         while sizes:
             group = groups.setdefault(last, Blocks())
             room = group.room(sizes, SHARD_BYTES, SHARD_ITEMS)

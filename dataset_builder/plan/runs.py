@@ -14,21 +14,21 @@ class Run(NamedTuple):
     """Consecutive files that differ only in path, size, time and subject.
 
     Attributes:
-        like: the fields they share; without path, size and subject.
+        template: an item with the fields that they share; without path, size and subject.
         paths: as `Item.path`.
         sizes: in bytes.
         changes: times of change in nanoseconds.
         subjects: as `Item.subject`.
     """
 
-    like: Item
+    template: Item
     paths: list[str]
     sizes: list[int]
     changes: list[int]
     subjects: list[str | None]
 
     def extend(self, other: "Run") -> None:
-        """Append the files of a run with the same `like`."""
+        """Append the files of a run with the same template."""
         self.paths.extend(other.paths)
         self.sizes.extend(other.sizes)
         self.changes.extend(other.changes)
@@ -37,12 +37,12 @@ class Run(NamedTuple):
     def part(self, start: int, stop: int) -> "Run":
         """Some of the files."""
         rows = slice(start, stop)
-        return Run(self.like, self.paths[rows], self.sizes[rows], self.changes[rows], self.subjects[rows])
+        return Run(self.template, self.paths[rows], self.sizes[rows], self.changes[rows], self.subjects[rows])
 
     def items(self) -> Iterator[Item]:
         """The files one by one."""
         for path, size, subject in zip(self.paths, self.sizes, self.subjects, strict=True):
-            yield self.like._replace(path=path, size=size, subject=subject)
+            yield self.template._replace(path=path, size=size, subject=subject)
 
 
 def items_of_runs(listed: Iterable[Run | Item]) -> Iterator[Item]:
@@ -77,7 +77,7 @@ class Blocks:
         """Add inputs that will make rows of `sizes` bytes."""
         last = self.blocks[-1] if self.blocks else None
         if isinstance(one, Run):
-            if isinstance(last, Run) and last.like == one.like:
+            if isinstance(last, Run) and last.template == one.template:
                 last.extend(one)
             else:
                 self.blocks.append(one)

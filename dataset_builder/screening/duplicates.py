@@ -111,9 +111,9 @@ def near_duplicates(
     The rule is that of `look_alikes`. Slices and frames of one input are never compared with each other. `scratch`: a
     folder for a temporary file.
     """
-    shown = candidates.first[kept]
-    hashes, files = candidates.hashes[shown], candidates.file[kept]
-    numbers, like = look_alikes(hashes, files, candidates.thumbnails, shown, scratch, spread)
+    rows = candidates.first[kept]
+    hashes, files = candidates.hashes[rows], candidates.file[kept]
+    numbers, like = look_alikes(hashes, files, candidates.thumbnails, rows, scratch, spread)
     return kept[numbers], kept[like]
 
 

@@ -49,7 +49,7 @@ def look_alikes(
     hashes: np.ndarray,
     files: np.ndarray,
     thumbnails: Rows,
-    shown: np.ndarray,
+    rows: np.ndarray,
     scratch: Path | None = None,
     spread: Spread = one_by_one,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -59,7 +59,7 @@ def look_alikes(
         hashes: uint64 (n,), in the order in which pictures are preferred.
         files: (n,), equal for pictures of one file, which are never compared.
         thumbnails: uint8 (m, 784); only those of suspects are read.
-        shown: int64 (n,), the row of each picture's thumbnail.
+        rows: int64 (n,), the row of each picture's thumbnail.
         scratch: a folder for temporary files of 3 KB for each suspect; by default the system's.
         spread: where suspects are looked for.
 
@@ -71,7 +71,7 @@ def look_alikes(
     if not len(suspects):
         return suspects, suspects
     with tempfile.TemporaryFile(dir=scratch) as file:
-        cache = _Textures(thumbnails, shown[suspects], file)
+        cache = _Textures(thumbnails, rows[suspects], file)
         order = _Order(hashes[suspects], value_of[suspects], files[suspects], cache)
         order.settle(np.arange(len(suspects)))
         dropped = np.flatnonzero(order.dropped)
@@ -85,14 +85,14 @@ class _Textures:
     the sketches of two look-alikes are at most as far apart as their textures, and most other pairs need no more.
     """
 
-    def __init__(self, thumbnails: Rows, shown: np.ndarray, file: IO[bytes]) -> None:
-        self._thumbnails, self._shown = thumbnails, shown
-        self._textures = np.memmap(file, np.float32, "w+", shape=(len(shown), THUMBNAIL**2))
+    def __init__(self, thumbnails: Rows, rows: np.ndarray, file: IO[bytes]) -> None:
+        self._thumbnails, self._rows = thumbnails, rows
+        self._textures = np.memmap(file, np.float32, "w+", shape=(len(rows), THUMBNAIL**2))
         end = self._textures.nbytes
-        self._sketches = np.memmap(file, np.float32, "w+", offset=end, shape=(len(shown), THUMBNAIL))
+        self._sketches = np.memmap(file, np.float32, "w+", offset=end, shape=(len(rows), THUMBNAIL))
         signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (THUMBNAIL, THUMBNAIL))
         self._signs = signs / np.sqrt(THUMBNAIL, dtype=np.float32)
-        self._present = np.zeros(len(shown), dtype=bool)
+        self._present = np.zeros(len(rows), dtype=bool)
 
     def alike(self, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Places of the pairs (i, j) that look alike, and the correlations of their textures, float32."""
@@ -100,17 +100,18 @@ class _Textures:
         self._prepare(j)
         apart = self._sketches[i] - self._sketches[j]
         places = np.flatnonzero(np.einsum("nk,nk->n", apart, apart) <= _FURTHEST)
-        alike = np.empty(len(places), np.float32)
+        correlations = np.empty(len(places), np.float32)
         for start in range(0, len(places), _AT_ONCE):
             part = places[start : start + _AT_ONCE]
-            alike[start : start + _AT_ONCE] = np.einsum("nk,nk->n", self._textures[i[part]], self._textures[j[part]])
-        close = alike >= SIMILARITY
-        return places[close], alike[close]
+            left, right = self._textures[i[part]], self._textures[j[part]]
+            correlations[start : start + _AT_ONCE] = np.einsum("nk,nk->n", left, right)
+        close = correlations >= SIMILARITY
+        return places[close], correlations[close]
 
     def _prepare(self, numbers: np.ndarray) -> None:
         missing = np.unique(numbers[~self._present[numbers]])
         if len(missing):
-            computed = textures(self._thumbnails[self._shown[missing]])
+            computed = textures(self._thumbnails[self._rows[missing]])
             self._textures[missing] = computed
             self._sketches[missing] = np.einsum("nrc,rc->nr", computed.reshape(-1, *self._signs.shape), self._signs)
             self._present[missing] = True
@@ -170,9 +171,10 @@ class _Order:
         best = np.full(len(self._hashes), -1.0)
         like = np.full(len(self._hashes), -1)
         for later, earlier in self._pairs(numbers, np.flatnonzero(self.stands)):
-            for places, alike in self._alike(later, earlier):
+            for places, correlations in self._alike(later, earlier):
                 i, j = later[places], earlier[places]
-                rounded = np.round(alike.astype(np.float64), 6)  # further digits depend on the order of summation
+                # further digits depend on the order of summation
+                rounded = np.round(correlations.astype(np.float64), 6)
                 order = np.lexsort((j, -rounded, i))
                 i, j, rounded = i[order], j[order], rounded[order]
                 _, leading = np.unique(i, return_index=True)

@@ -18,8 +18,8 @@ from itertools import combinations, pairwise
 import numpy as np
 
 Blocks = tuple[tuple[int, int], tuple[int, int]]  # two blocks: the first bit of each and the bit after its last
-Found = tuple[np.ndarray, np.ndarray]  # numbers of hashes with a neighbour, and of those in a crowd
-Spread = Callable[[Callable[[np.ndarray, Blocks], Found], np.ndarray, Sequence[Blocks]], Iterable[Found]]
+Near = tuple[np.ndarray, np.ndarray]  # numbers of hashes with a neighbour, and of those in a crowd
+Spread = Callable[[Callable[[np.ndarray, Blocks], Near], np.ndarray, Sequence[Blocks]], Iterable[Near]]
 """Calls a function with all hashes and each choice of blocks, in this process or on machines: its results."""
 
 _RUN = 256  # hashes in longer runs of equal keys are ordered again, by longer keys
@@ -32,8 +32,8 @@ _LEFT = 2**22  # hashes looked up at a time, for the sake of memory
 
 
 def one_by_one(
-    function: Callable[[np.ndarray, Blocks], Found], hashes: np.ndarray, choices: Sequence[Blocks]
-) -> Iterator[Found]:
+    function: Callable[[np.ndarray, Blocks], Near], hashes: np.ndarray, choices: Sequence[Blocks]
+) -> Iterator[Near]:
     """The plainest `Spread`."""
     return map(partial(function, hashes), choices)
 
@@ -47,16 +47,16 @@ def with_neighbours(hashes: np.ndarray, radius: int, spread: Spread = one_by_one
     for a million hashes, 9 for four million, and 15 for 21 million, each of 4.9 s of CPU on a busy core and 0.9 GiB.
     """
     near = np.zeros(len(hashes), dtype=bool)
-    asked = np.arange(len(hashes))
+    undecided = np.arange(len(hashes))
     for groups in range(_groups(radius, len(hashes) / _MARKED), 0, -1):
-        part, crowded = hashes[asked], np.zeros(len(asked), dtype=bool)
+        part, crowded = hashes[undecided], np.zeros(len(undecided), dtype=bool)
         for close, crowd in spread(partial(_near_in_order, radius), part, _choices(radius, groups)):
-            near[asked[close]] = True
+            near[undecided[close]] = True
             crowded[crowd] = True
-        asked = asked[crowded]
-        if not len(asked):
+        undecided = undecided[crowded]
+        if not len(undecided):
             break
-    near[asked] = True
+    near[undecided] = True
     return near
 
 
@@ -103,7 +103,7 @@ def _bits(values: np.ndarray, low: int, high: int) -> np.ndarray:
     return (values >> np.uint64(low)) & np.uint64((1 << high - low) - 1)
 
 
-def _near_in_order(radius: int, hashes: np.ndarray, blocks: Blocks) -> Found:
+def _near_in_order(radius: int, hashes: np.ndarray, blocks: Blocks) -> Near:
     """Numbers of hashes with another within the radius in their run, and of those in runs longer than _RUN."""
     order, ends = _ordered(hashes, blocks)
     lengths = np.diff(ends, prepend=0)
@@ -119,23 +119,23 @@ def _near_in_order(radius: int, hashes: np.ndarray, blocks: Blocks) -> Found:
 def _mark(marks: np.ndarray, ordered: np.ndarray, after: np.ndarray, start: int, radius: int) -> None:
     """Mark pairs within the radius: of each hash from `start` on, and of as many later ones as `after` says.
 
-    All are compared up to a distance that most have, and then only those that have a greater one.
+    All hashes are compared with as many later ones as most of them have, and then only those that have more.
     """
-    mine, furthest = ordered[start : start + len(after)], int(after.max())
+    own, furthest = ordered[start : start + len(after)], int(after.max())
     most = min(int(1.5 * after.mean()), furthest)
-    bits, counts = np.empty(len(mine), np.uint64), np.empty((min(_STEPS, most), len(mine)), np.uint8)
+    bits, counts = np.empty(len(own), np.uint64), np.empty((min(_STEPS, most), len(own)), np.uint8)
     for first in range(1, most + 1, _STEPS):
         counts[:] = 64
         for step in range(first, min(first + _STEPS, most + 1)):
-            later = ordered[start + step : start + step + len(mine)]
-            np.bitwise_xor(mine[: len(later)], later, out=bits[: len(later)])
+            later = ordered[start + step : start + step + len(own)]
+            np.bitwise_xor(own[: len(later)], later, out=bits[: len(later)])
             np.bitwise_count(bits[: len(later)], out=counts[step - first, : len(later)])
-        steps, places = np.divmod(np.flatnonzero(counts <= radius), len(mine))
+        steps, places = np.divmod(np.flatnonzero(counts <= radius), len(own))
         marks[start + places] = marks[start + places + first + steps] = True
-    asking = np.flatnonzero(after > most)
+    longer = np.flatnonzero(after > most)
     for step in range(most + 1, furthest + 1):
-        asking = asking[after[asking] >= step]
-        close = start + asking[np.bitwise_count(mine[asking] ^ ordered[start + asking + step]) <= radius]
+        longer = longer[after[longer] >= step]
+        close = start + longer[np.bitwise_count(own[longer] ^ ordered[start + longer + step]) <= radius]
         marks[close] = marks[close + step] = True
 
 
@@ -153,18 +153,18 @@ def _agreeing(
     both = np.concatenate([right, left])
     order, ends = _ordered(both, blocks)
     ordered, lengths = both[order], np.diff(ends, prepend=0)
-    asked = np.add.reduceat(order < len(right), ends - lengths, dtype=np.int64)  # the first ones of each run
-    asking = np.flatnonzero(order >= len(right))
-    first, counts = (np.repeat(part, lengths - asked) for part in (ends - lengths, asked))
-    asking, first, counts = (part[counts > 0] for part in (asking, first, counts))
-    reached = np.cumsum(counts)
+    of_right = np.add.reduceat(order < len(right), ends - lengths, dtype=np.int64)  # the first ones of each run
+    of_left = np.flatnonzero(order >= len(right))
+    first, counts = (np.repeat(part, lengths - of_right) for part in (ends - lengths, of_right))
+    of_left, first, counts = (part[counts > 0] for part in (of_left, first, counts))
+    totals = np.cumsum(counts)
     for start in range(0, int(counts.sum()), _PIECE):
-        stop = min(start + _PIECE, int(reached[-1]))
-        first_row, last_row = np.searchsorted(reached, [start, stop - 1], "right").tolist()
+        stop = min(start + _PIECE, int(totals[-1]))
+        first_row, last_row = np.searchsorted(totals, [start, stop - 1], "right").tolist()
         rows = slice(first_row, last_row + 1)
-        taken = np.diff(np.minimum(reached[rows], stop), prepend=start)
-        row = np.repeat(asking[rows], taken)
-        place = np.repeat((first - reached + counts)[rows], taken) + np.arange(start, stop)
+        repeats = np.diff(np.minimum(totals[rows], stop), prepend=start)
+        row = np.repeat(of_left[rows], repeats)
+        place = np.repeat((first - totals + counts)[rows], repeats) + np.arange(start, stop)
         difference = ordered[row] ^ ordered[place]
         close = np.flatnonzero(np.bitwise_count(difference) <= radius)
         for pair in before:

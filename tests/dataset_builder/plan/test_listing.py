@@ -54,7 +54,7 @@ def slow(monkeypatch, seconds: float) -> Counter:
 
 
 @pytest.mark.parametrize("seconds", [0, 0.001])
-def test_each_file_is_looked_at_once(tmp_path, files, monkeypatch, seconds):
+def test_each_file_is_examined_only_once(tmp_path, files, monkeypatch, seconds):
     looks = slow(monkeypatch, seconds)
     stats = Counter()
     monkeypatch.setattr(os, "stat", lambda path, *rest, honest=os.stat, **more: stats.update([path]) or honest(path))
@@ -85,10 +85,10 @@ def nested(tmp_path, make):
 
 def test_items_come_in_the_order_of_their_names_whatever_thread_is_first(tmp_path, nested, monkeypatch):
     quick = list(list_items(nested, tmp_path / "raw"))
-    monkeypatch.setattr(folders, "_LOOKS", 3)
+    monkeypatch.setattr(folders, "_GROUP", 3)
     monkeypatch.setattr(folders, "SLOW", -1.0)
     for untaken in (1, 40, 4096):
-        monkeypatch.setattr(ahead, "_UNTAKEN", untaken)
+        monkeypatch.setattr(ahead, "_MOST_AHEAD", untaken)
         assert list(list_items(nested, tmp_path / "raw")) == quick
     paths = [item.path.split("/") for item in quick if not item.excluded]
     assert paths == sorted(paths) and len(paths) == 240 and len(quick) == 245
@@ -96,9 +96,9 @@ def test_items_come_in_the_order_of_their_names_whatever_thread_is_first(tmp_pat
 
 def test_little_is_listed_before_it_is_needed(tmp_path, nested, monkeypatch):
     looks = slow(monkeypatch, 0)
-    monkeypatch.setattr(folders, "_LOOKS", 3)
+    monkeypatch.setattr(folders, "_GROUP", 3)
     monkeypatch.setattr(folders, "SLOW", -1.0)
-    monkeypatch.setattr(ahead, "_UNTAKEN", 8)
+    monkeypatch.setattr(ahead, "_MOST_AHEAD", 8)
     items = list_items(nested, tmp_path / "raw")
     assert len(list(islice(items, 20))) == 20
     time.sleep(0.1)
@@ -114,7 +114,7 @@ def test_the_latency_of_a_network_disk_is_hidden(tmp_path, make, monkeypatch, pl
         file = tmp_path / "raw" / "own" / place.format(number, number // 2, number // 50)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"")
-    monkeypatch.setattr(folders, "_LOOKS", 8)
+    monkeypatch.setattr(folders, "_GROUP", 8)
     looks = slow(monkeypatch, 0.003)
     assert len(list(list_items(load_source(make.record(tmp_path, "own")), tmp_path / "raw"))) == 200
     assert looks.most >= 8
