@@ -4,23 +4,11 @@ from pathlib import Path
 
 from biovfm_hf.reading.documents import read_text
 
-from ..inputs.figures import PrivateFigures, figure_files
+from ..inputs.figures import FIGURES, PrivateFigures, figure_files, kind_word
 from .material import Material
 from .pictures import Picture
 
 MAX_FIGURES = 40
-CHARTS = ("tsne", "roc", "confusion", "fewshot", "ranks", "rank-against-rank", "corrupted")  # without patients' images
-CAPTIONS = {
-    "pca": "Patch tokens as colours; patches of one colour are similar to the model",
-    "attention": "Where the class token looks in test images",
-    "masks": "Masks of test images, drawn by hand and by the model",
-    "tsne": "Test cases by their features; near ones are similar to the model",
-    "roc": "Share of cases found at each share of false alarms",
-    "confusion": "Cases of each true class by the class that the model chose",
-    "fewshot": "Scores by the number of training cases",
-    "ranks": "Mean rank of each model over the tasks, with differences too small to count",
-    "rank-against-rank": "Rank by classification beside rank by segmentation",
-}
 
 
 def figures(folders: list[Path], material: Material) -> list[Picture]:
@@ -43,13 +31,15 @@ def _picture(file: Path, material: Material) -> Picture | None:
     text = file.with_suffix(".txt")
     caption = caption_of(file.stem)
     alt = " ".join(read_text(text, 2**16).split()) if text.is_file() else caption
-    return material.store.add(file, alt, 1600, caption=caption, drawn=True, is_chart=file.stem.split("_")[0] in CHARTS)
+    kind = FIGURES.get(kind_word(file))
+    is_chart = kind is not None and not kind.shows_images
+    return material.store.add(file, alt, 1600, caption=caption, drawn=True, is_chart=is_chart)
 
 
 def caption_of(stem: str) -> str:
     """A caption of a figure, with the words of its file name: `Share of cases found ...: busi, linear`."""
     kind, *parts = stem.split("_")
     rest = ", ".join(parts)
-    if kind not in CAPTIONS:
+    if kind not in FIGURES:
         return stem.replace("_", " ")
-    return f"{CAPTIONS[kind]}: {rest}" if rest else CAPTIONS[kind]
+    return f"{FIGURES[kind].caption}: {rest}" if rest else FIGURES[kind].caption
