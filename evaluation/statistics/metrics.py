@@ -209,7 +209,8 @@ class Scorer:
             self.classes = split.scores.shape[1]
             self.cells = _sparse_cells(split.labels, decisions, self.classes)
         self.ranked = [RankedLabel(columns[:, k], split.scores[:, k]) for k in range(columns.shape[1])]
-        self.calibration = _linear_terms(split) if extra else None
+        calibrated = any(Needs.PROBABILITIES in METRICS[name].needs for name in self.names)
+        self.calibration = _linear_terms(split) if calibrated else None
 
     def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Evaluate the metrics for weights (n, B), whole numbers in float32. Returns {name: (B,) float64}.

@@ -162,7 +162,15 @@ def new_kinds(registries, tmp_path):
             return judge(trial, Scores(scored("val"), scored("test"), {"sharpness": self.sharpness}))
 
     metrics.register(
-        metrics.Metric("sample_metric", "Misses", missed, compared=True, column=True, lower_is_better=True)
+        metrics.Metric(
+            "sample_metric",
+            "Error",
+            squared_error,
+            metrics.Needs.PROBABILITIES,
+            compared=True,
+            column=True,
+            lower_is_better=True,
+        )
     )
     register_family(Family("sample family", "sample:", load_pixels, downloads=False))
 
@@ -183,9 +191,9 @@ def new_kinds(registries, tmp_path):
     return tmp_path / "halves.yaml"
 
 
-def missed(weighted):
-    """The share of positive cases that are missed."""
-    return 1 - weighted.rates["sensitivity"]
+def squared_error(weighted):
+    """Brier's score, on which models differ that decide alike."""
+    return weighted.calibration["brier"]
 
 
 def load_pixels(source):
@@ -216,18 +224,20 @@ def test_a_new_probe_metric_family_and_layout_run_and_are_in_records_and_tables(
     assert {r["modality"] for r in records} == {"drawings"}
     assert {r["settings"].get("sharpness") for r in records} == {0.5, None}
     table = (out / "table.md").read_text()
-    assert all(r["titles"]["sample_metric"] == "Misses" and r["titles"]["auc"] == "AUC" for r in records)
-    assert "| Misses |" in table and "sample-probe, protocol fast (precision fp32, sharpness 0.5)" in table
+    assert all(r["titles"]["sample_metric"] == "Error" and r["titles"]["auc"] == "AUC" for r in records)
+    assert "| Error |" in table and "sample-probe, protocol fast (precision fp32, sharpness 0.5)" in table
     rows = load_comparisons(out)
     assert {"sample_metric", "auc"} <= {row.metric for row in rows}
-    assert {(row.title, row.lower_is_better) for row in rows if row.metric == "sample_metric"} == {("Misses", True)}
+    assert {(row.title, row.lower_is_better) for row in rows if row.metric == "sample_metric"} == {("Error", True)}
     card = render_results(load_results(out), "pixels")
-    assert "| MCC | BA | F1 (positive class) | AUC | Accuracy | Misses |" in card
+    assert "| MCC | BA | F1 (positive class) | AUC | Accuracy | Error |" in card
     report(ReportOptions((out,), tmp_path / "report.html"))
-    assert "Misses" in (tmp_path / "report.html").read_text()
+    assert "Error" in (tmp_path / "report.html").read_text()
     boards = leaderboard(LeaderboardOptions((str(out),), tmp_path / "board"))
-    cells = [cell for board in boards for cell in board.cells.values()]
-    assert {board.title for board in boards} == {"Misses"} and all(cell.entry.lower_is_better for cell in cells)
+    assert {board.title for board in boards} == {"Error"}
+    for board in boards:
+        first, last = (board.cells[model, "sample-task"].entry.score.value for model in board.models)
+        assert first < last
     # another setting is another record: nothing of an earlier run is taken for it
     command.main([*words, "--sharpness", "2"])
     again = json.loads((out / "results.json").read_text())
@@ -236,7 +246,7 @@ def test_a_new_probe_metric_family_and_layout_run_and_are_in_records_and_tables(
 
 def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="a metric auc already"):
-        metrics.register(metrics.Metric("auc", "AUC", missed))
+        metrics.register(metrics.Metric("auc", "AUC", squared_error))
     with pytest.raises(ValueError, match="a family timm"):
         register_family(Family("timm", "other:", load_pixels))
     with pytest.raises(ValueError, match="a reader already"):
