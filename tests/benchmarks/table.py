@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from evaluation.probes.knn import make_support, nearest, unit_centre, unit_offsets
+from evaluation.probes.knn import nearest, unit_centre, unit_offsets
 from tests.benchmarks import test_bootstrap_speed as resampling
 from tests.benchmarks import test_build_speed as building
 from tests.benchmarks import test_dino_step as steps
@@ -173,9 +173,7 @@ def neighbours(folder: Path) -> Pair:
     support, queries = (generator.standard_normal((count, 1024), np.float32) for count in (100_000, 4096))
     started = time.process_time()
     centre = unit_centre(support)
-    ours = [
-        rows for _, rows in nearest(unit_offsets(queries, centre), make_support(unit_offsets(support, centre)), 200)
-    ]
+    ours = [rows for _, rows in nearest(unit_offsets(queries, centre), unit_offsets(support, centre), 200)]
     middle = time.process_time()
     unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in (support, queries)]
     index = faiss.IndexFlatIP(1024)

@@ -14,7 +14,7 @@ from evaluation.probes import knn
 from evaluation.probes.heads.authors import Head, probe_biovfm
 from evaluation.probes.heads.logistic import Objective, fit_preconditioner, fit_standardiser, minimise, probe_fast
 from evaluation.probes.judging import feature_warnings
-from evaluation.probes.knn import make_support, nearest, probe_knn, unit_centre, unit_offsets
+from evaluation.probes.knn import nearest, probe_knn, unit_centre, unit_offsets
 from evaluation.probes.masks.decoders import unet_decoder
 from evaluation.probes.masks.problem import mask_shares
 from evaluation.probes.probe import Problem, one_hot
@@ -160,7 +160,7 @@ def test_neighbours_are_those_of_exact_cosines(seed, spread, skip_self, count):
     features = (middle + spread * rng.normal(size=(count, 8))).astype(np.float32)
     queries = features if skip_self else (middle + spread * rng.normal(size=(7, 8))).astype(np.float32)
     centre = unit_centre(features)
-    support = make_support(unit_offsets(features, centre))
+    support = unit_offsets(features, centre)
     with patch.object(knn, "TILE", 192):
         blocks = list(nearest(unit_offsets(queries, centre), support, 5, skip_self))
     similarity, rows = (torch.cat(parts) for parts in zip(*blocks, strict=True))
