@@ -23,7 +23,6 @@ import itertools
 import json
 import os
 import pickle
-import resource
 import select
 import signal
 import socket
@@ -40,6 +39,7 @@ import numpy as np
 
 from ..errors import UserError, one_line
 from ..memory import keep_memory_of_pictures, keep_one_arena
+from ..usage import limit_addresses
 
 _REQUEST = struct.Struct("<cq")  # to the keeper: fork a worker, or report how worker PID ended
 _ENDED = struct.Struct("<qq")  # wait status, peak of resident memory in KiB
@@ -501,12 +501,11 @@ def _limit_memory(memory: int) -> None:
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - no path to keep
         pages = [int(number) for number in file.read().split()[:2]]
     mapped, resident = (number * os.sysconf("SC_PAGE_SIZE") for number in pages)
     room = max(memory - resident, 64 << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + room, mapped + room))
+    limit_addresses(mapped + room)
 
 
 def is_stopped(pid: int) -> bool:

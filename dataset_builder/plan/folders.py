@@ -5,7 +5,6 @@ take most of the time.
 """
 
 import os
-import resource
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 from biovfm_hf.reading.image_files import SKIPPED_FOLDERS
+from biovfm_hf.usage import thread_waits
 
 from ..catalog.selection import HIDDEN_FILE, HIDDEN_FOLDER
 from .ahead import THREADS, Ahead
@@ -25,7 +25,6 @@ _GROUP = 16  # files whose statuses a thread reads at a time, timed together
 _QUICK = 32  # such groups that are read together while the disk is fast
 _AHEAD = 64  # such groups of a folder that are read ahead of the walk
 _SAMPLES = 4  # timings of which the fastest counts, since the others may include time off the processor
-_THREAD = getattr(resource, "RUSAGE_THREAD", None)  # Linux has it
 
 
 Entry = tuple[str, str, os.stat_result | None, str | None]
@@ -135,7 +134,7 @@ class Folders:
         return entries
 
     def _now(self) -> tuple[float, int]:
-        return perf_counter(), _waits() if self._counts_waits else 0
+        return perf_counter(), thread_waits() if self._counts_waits else 0
 
     def _measure(self, calls: int, began: tuple[float, int]) -> None:
         """Add the time since `began`, unless this thread was only interrupted for other programs.
@@ -144,7 +143,7 @@ class Folders:
         """
         seconds, waits = began
         self._calls += calls
-        if not waits or _waits() > waits:
+        if not waits or thread_waits() > waits:
             self._seconds += perf_counter() - seconds
         if self._calls >= _GROUP:
             self._samples.append(self._seconds / self._calls)
@@ -219,11 +218,6 @@ def _folders(entries: Entries) -> Iterator[str]:
         for _, place, status, problem in entries:
             if status is None and problem is None:
                 yield place
-
-
-def _waits() -> int:
-    """How often this thread has given up the processor to wait; 0 where the system does not count it."""
-    return resource.getrusage(_THREAD).ru_nvcsw if _THREAD is not None else 0
 
 
 def _files(prefix: str, part: Sequence["os.DirEntry[str]"]) -> Files | None:

@@ -1,10 +1,10 @@
 """Chooses the device and precision of encoders, and refuses impossible ones."""
 
 import os
-import sys
 from typing import Any
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.usage import peak_memory as process_peak
 
 
 def default_device() -> str:
@@ -63,10 +63,5 @@ def peak_memory(device: str) -> dict[str, Any]:
 
     if torch.device(device).type == "cuda":
         return {"peak_memory_mib": round(torch.cuda.max_memory_allocated(device) / 2**20), "memory_of": "gpu"}
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return {"peak_memory_mib": None, "memory_of": "process"}
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
-    return {"peak_memory_mib": peak, "memory_of": "process"}
+    peak = process_peak()
+    return {"peak_memory_mib": None if peak is None else round(peak / 2**20), "memory_of": "process"}
