@@ -114,6 +114,13 @@ def compile_glob(pattern: str) -> re.Pattern[str] | Pattern:
     return re.compile(_translate(pattern), re.IGNORECASE)  # a tenth of the time
 
 
+@cache
+def ending_of_glob(pattern: str) -> str | None:
+    """What a glob asks of a name in the right folder, if that is one ending: `.png` of `**/*.png`; else None."""
+    name = pattern.rpartition("/")[2]
+    return name[1:] if name[:1] == "*" and not set(name[1:]) & set("*?[]{}") else None
+
+
 def _translate(pattern: str) -> str:
     expression, at = "", 0
     while at < len(pattern):

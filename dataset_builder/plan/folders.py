@@ -226,7 +226,7 @@ def _files(prefix: str, part: Sequence["os.DirEntry[str]"]) -> Files | None:
     joined = "/" + "/".join(names)
     try:
         if joined.isascii() and "/." not in joined and all([entry.is_file(follow_symlinks=False) for entry in part]):
-            return Files(names, [prefix + name for name in names], list(map(status_of, part)))
+            return Files(names, [prefix + name for name in names], [status_of(entry) for entry in part])
     except OSError:  # an entry is gone; os remembers its answers on the others
         pass
     return None

@@ -92,7 +92,8 @@ class _Walk:
     def _with_templates(self, part: Entries) -> Iterator[tuple[Item | None, Files | Entry]]:
         """Entries of a folder in their order: files with the template that they share, or one entry without any."""
         if isinstance(part, Files):
-            rule = self._selection.takes_all(part.places) if _are_single(part.names) else None
+            endings = _single_endings(part.names)
+            rule = self._selection.takes_all(part.places, endings) if endings else None
             template = rule and self._template_of(rule, None, self._selection.labels(part.places[0], rule))
             if isinstance(template, Item):
                 yield template, part
@@ -345,15 +346,15 @@ class _Walk:
         return Item(path=path, member=member, kind=kind, excluded=reason, modality=self._source.modality)
 
 
-def _are_single(names: list[str]) -> bool:
-    """Whether all these names, and at least one, have endings of `_SINGLE`."""
+def _single_endings(names: list[str]) -> set[str]:
+    """The endings of these names if all are among `_SINGLE`; empty if not."""
     if not names:
-        return False
+        return set()
     ending = names[0][names[0].rfind(".") :]
     joined = "/".join([*names, ""])  # counting in one text takes a sixth of the time
-    return {ending} <= _SINGLE and (
-        joined.count(f"{ending}/") == len(names) or {name[name.rfind(".") :] for name in names} <= _SINGLE
-    )
+    alike = joined.count(f"{ending}/") == len(names)
+    endings = {ending} if alike else {name[name.rfind(".") :] for name in names}
+    return endings if endings <= _SINGLE else set()
 
 
 def _shared_fields(rule: ItemRule, reason: str | None, modality: str | None, anatomy: str | None) -> Item | None:

@@ -68,10 +68,10 @@ class Blocks:
     def room(self, sizes: Sequence[int], most_bytes: int, most: int) -> int:
         """How many inputs with `sizes` bytes of rows fit within both bounds; at least one."""
         left = most_bytes - self.bytes
-        for number, reached in enumerate(accumulate(sizes[: most - self.count]), 1):
-            if reached >= left:
-                return number
-        return min(len(sizes), most - self.count)
+        sizes = sizes[: most - self.count]
+        if sum(sizes) < left:
+            return len(sizes)
+        return next(number for number, reached in enumerate(accumulate(sizes), 1) if reached >= left)
 
     def add(self, one: Run | Item, sizes: Sequence[int]) -> None:
         """Add inputs that will make rows of `sizes` bytes."""

@@ -6,7 +6,7 @@ import pytest
 
 from biovfm_hf.errors import UserError
 from dataset_builder.catalog import globs
-from dataset_builder.catalog.globs import compile_glob, compile_regex
+from dataset_builder.catalog.globs import compile_glob, compile_regex, ending_of_glob
 from dataset_builder.catalog.records import load_source
 
 NAMES = "a" * 120 + "-" + "a/" * 60
@@ -47,3 +47,16 @@ def test_aliases_that_multiply_are_refused_before_they_expand(tmp_path):
     with pytest.raises(UserError, match="has YAML aliases") as told:
         load_source(tmp_path / "r.yaml")
     assert len(str(told.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("glob", "ending"),
+    [("**/*.png", ".png"), ("*.png", ".png"), ("{a,b/c}/*.png", ".png"), ("a/im*.png", None), ("**.png", None),
+     ("a/**", None), ("*/[ab].png", None), ("{a/*.png,b}", None), ("[a/]*.png", None), ("*", "")],
+)  # fmt: skip
+def test_one_file_of_a_folder_stands_for_those_with_the_ending_of_the_glob(glob, ending):
+    assert ending_of_glob(glob) == ending
+    compiled = compile_glob(glob)
+    for folder in ("", "a/", "b/c/", "x/y/"):
+        if ending is not None:
+            assert len({bool(compiled.fullmatch(f"{folder}{name}{ending}")) for name in ("1", "im.2", "a")}) == 1
