@@ -141,7 +141,7 @@ def unsafe(name: str) -> str | None:
     name = name.replace("\\", "/")
     if name.startswith("/") or "\0" in name or ".." in name.split("/") or name[1:2] == ":":
         return "the name leaves the archive"
-    if len(name) > 1024 or any(category(sign) in _UNPRINTABLE for sign in name):
+    if len(name) > 1024 or (not name.isprintable() and any(category(sign) in _UNPRINTABLE for sign in name)):
         return "the name is not usable"
     return None
 
