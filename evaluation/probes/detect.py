@@ -18,7 +18,7 @@ from ..statistics.kinds import DETECTION
 from ..tasks import Split, Task
 from ..tasks.boxes import ImageBoxes, truth_rows
 from ..tasks.images import Images, combined_digest
-from .judging import judge_detection
+from .judging import Detections, judge_detection
 from .probe import Answer, Probe, Trial, epochs_setting, rate_setting, register, size_setting
 
 if TYPE_CHECKING:
@@ -97,19 +97,6 @@ class Plan:
     def passes(self, images: int) -> int:
         """Number of epochs."""
         return self.epochs or max(EPOCHS, -(-STEPS * self.batch // max(images, 1)))
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Detections in the test images, with the choices that were made and weights as in `probe.Answer`.
-
-    `rows` (n, 7) are in the form of `statistics.detection.group_boxes`.
-    """
-
-    rows: np.ndarray
-    chosen: dict[str, Any]
-    trained: int
-    parameters: int | None = None
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from biovfm_hf.options import option
 
-from .adaptations import Adaptation, AllWeights, Biases, LowRankUpdates
 from .judging import judge
 from .probe import Answer, Probe, Trial, epochs_setting, rate_setting, register
+from .tuning.adaptations import Adaptation, AllWeights, Biases, LowRankUpdates
 
 EPOCHS = 20
 BATCH_SIZE = 32

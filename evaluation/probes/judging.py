@@ -1,7 +1,7 @@
 """Judges a probe's scores: thresholds on validation, metrics with intervals, and notes."""
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from ..statistics.split import checked_split
 from ..tasks import Task
 from ..tasks.boxes import truth_rows
 from .probe import Answer, Problem, Scores, Trial
-
-if TYPE_CHECKING:
-    from .detect import Detections
 
 NAMED = 8  # classes that a note names
 LEAST_SPREAD = 1e-3  # of patch tokens, trained or not, it was .3 to .7; of untrained class tokens below 1e-4
@@ -94,7 +91,20 @@ def subject_numbers(subjects: np.ndarray | None) -> dict[str, np.ndarray]:
     return {} if subjects is None else {"test_subjects": np.unique(subjects, return_inverse=True)[1].reshape(-1)}
 
 
-def judge_detection(trial: Trial, detections: "Detections") -> Answer:
+@dataclass(frozen=True)
+class Detections:
+    """Detections in the test images, with the choices that were made and weights as in `probe.Answer`.
+
+    `rows` (n, 7) are in the form of `statistics.detection.group_boxes`.
+    """
+
+    rows: np.ndarray
+    chosen: dict[str, Any]
+    trained: int
+    parameters: int | None = None
+
+
+def judge_detection(trial: Trial, detections: Detections) -> Answer:
     """COCO's figures for boxes, in all and for each class; truth and detections are kept as tables."""
     task, run = trial.task, trial.run
     split = task.splits["test"]

@@ -1,68 +1,14 @@
 """Segmentation: decoders on a frozen encoder, networks trained from scratch, fine-tuned encoders, and few subjects."""
 
 from dataclasses import dataclass, field
-from typing import Any
-
-from biovfm_hf.options import option
 
 from ..statistics.bootstrap import PROTOCOLS
-from ..statistics.kinds import SEGMENTATION
-from ..statistics.surface import CONVENTIONS
-from .adaptations import Adaptation, AllWeights, Biases, LowRankUpdates
+from .draws import Draws
 from .few_shot import FewShot, draws_setting, shots_setting
 from .finetune import BitFit, FineTune, LoRA
-from .probe import STUDY, Answer, Probe, Trial, epochs_setting, rate_setting, register, size_setting
-
-AUGMENTATIONS = ("study", "medical")
-
-
-def augment_setting(choices: tuple[str, ...], default: str | None) -> Any:
-    """The field `augment` of a probe of masks."""
-    return option(
-        default,
-        "segmentation: augmentation of training images and masks in every epoch: study (the radiology study's flips "
-        "and rotations), medical (nnU-Net's set without mirroring) (default: none; study under protocol radiology)",
-        choices=choices,
-    )
-
-
-@dataclass(frozen=True)
-class MaskProbe(Probe):
-    """Segmentation, scored per case (an image, or a volume whose slices are images) and averaged over cases."""
-
-    kinds = (SEGMENTATION,)
-    stratifies = False  # cases have no class
-    saves_masks = True
-    version = 2  # version 1 had another decoder and loss
-    decoder: str = option("linear", "segmentation: decoder", choices=("linear", "unet"))
-    image_size: int | None = size_setting()
-    window: int | None = option(
-        None,
-        "segmentation: cut images into overlapping windows of this side in image pixels, and resize each window to "
-        "the input size (default: whole images are resized)",
-        least=16,
-        metavar="PX",
-    )
-    augment: str | None = augment_setting(AUGMENTATIONS, None)
-    surface: str | None = option(
-        None, "segmentation: convention of surface distances (default: deepmind)", choices=tuple(CONVENTIONS)
-    )
-    tolerance: float | None = option(
-        None, "segmentation: tolerance of surface Dice in mm, or in pixels without spacing (default: 2)", above=0
-    )
-    empty: str | None = option(
-        None,
-        "segmentation: surface distances of a structure if one of its masks is empty: ignore leaves it out of the "
-        "means (default), worst takes surface Dice 0 and the image's diagonal",
-        choices=("ignore", "worst"),
-    )
-    epochs: int | None = epochs_setting()
-    rate: float | None = rate_setting()
-
-    @property
-    def record_name(self) -> str:
-        """The method's name, with the decoder if it is not the linear one."""
-        return f"{self.name}-unet" if self.decoder == "unet" else self.name
+from .masks.settings import AUGMENTATIONS, MaskProbe, augment_setting
+from .probe import STUDY, Answer, Trial, register
+from .tuning.adaptations import Adaptation, AllWeights, Biases, LowRankUpdates
 
 
 @register
@@ -110,7 +56,7 @@ class TunedMasks(MaskProbe, Adaptation):
         """Train, keep the epoch with the highest validation Dice, and score; nothing is cached."""
         from .masks.tuned import probe_tuned  # needs torch
 
-        return probe_tuned(self, trial)
+        return probe_tuned(self, self, trial)
 
 
 @register
@@ -161,7 +107,8 @@ class FewShotMasks(MaskProbe):
         """Train on every draw, and report the mean and spread over draws."""
         from .masks.few_shot import probe_few_shot_masks  # needs torch
 
-        return probe_few_shot_masks(self, trial)
+        plan = Draws(self.shots, self.draws, trial.run.seed, trial.run.resamples)
+        return probe_few_shot_masks(self, plan, trial)
 
 
 @register
@@ -178,4 +125,4 @@ class StudyFewShotMasks(FewShotMasks):
         """Train on the study's images, and score."""
         from .masks.few_shot import probe_study_few_shot  # needs torch
 
-        return probe_study_few_shot(self, trial)
+        return probe_study_few_shot(self, self.shots, trial)

@@ -1,1 +1,1 @@
-"""Segmentation probes: networks that predict masks, and their metrics; they need torch."""
+"""Segmentation probes: networks that predict masks, and their metrics; all but settings needs torch."""

@@ -1,7 +1,7 @@
 """Segmentation from a few subjects: a decoder for each draw, scored on the whole test split."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,28 +18,25 @@ from .frozen import fit_frozen
 from .judging import SAMPLE_SIZE
 from .problem import Segmentation, decide, images_of_cases
 from .saved import Save, saving_draws
+from .settings import MaskProbe
 from .setup import Setup
 from .study import fit_study
-
-if TYPE_CHECKING:
-    from ..segment import FewShotMasks
 
 Rows = Mapping[str, np.ndarray]  # {split: image indices}
 WITHOUT_SURFACES = "surface distances are not measured draw by draw"
 
 
-def probe_few_shot_masks(probe: "FewShotMasks", trial: Trial) -> Answer:
+def probe_few_shot_masks(probe: MaskProbe, plan: Draws, trial: Trial) -> Answer:
     """Train on many random draws of a few subjects, and report the mean over draws and their spread."""
     setup = Setup.of(probe, trial)
-    plan = Draws(probe.shots, probe.draws, trial.run.seed, trial.run.resamples)
     draws = [_draw(setup, plan, number) for number in range(plan.count)]
     return _report(trial, _fitted(setup, draws, fit_frozen), draws, None)
 
 
-def probe_study_few_shot(probe: "FewShotMasks", trial: Trial) -> Answer:
+def probe_study_few_shot(probe: MaskProbe, shots: int, trial: Trial) -> Answer:
     """Train on the images that the radiology study uses, evenly spaced over the training split; one draw."""
     setup = Setup.of(probe, trial)
-    draws: list[Rows] = [{"train": study_rows(len(setup.everything.splits["train"].images), probe.shots)}]
+    draws: list[Rows] = [{"train": study_rows(len(setup.everything.splits["train"].images), shots)}]
     answer = _report(trial, _fitted(setup, draws, lambda few: fit_study(few, join=False)), draws, setup.size)
     return answer._replace(primary="radiology")
 

@@ -1,7 +1,6 @@
 """Segmentation without training an encoder: decoders on frozen tokens, and networks without an encoder."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,16 +16,14 @@ from .judging import judge_masks
 from .networks import adapted, first_rows, scores_size
 from .problem import Segmentation
 from .scratch import build
+from .settings import MaskProbe
 from .setup import Setup, surface_rule
 from .training import Plan, predictor, train
-
-if TYPE_CHECKING:
-    from ..segment import MaskProbe
 
 RATE = 1e-3
 
 
-def probe_frozen(probe: "MaskProbe", trial: Trial) -> Answer:
+def probe_frozen(probe: MaskProbe, trial: Trial) -> Answer:
     """Train the decoder, or the network without an encoder, and score it."""
     setup = Setup.of(probe, trial)
     return judge_masks(trial, setup.whole(fit_frozen(setup)), surface_rule(probe))

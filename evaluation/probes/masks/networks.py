@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from ...encoders.encoder import Encoder
-from ..adaptations import Adaptation
+from ..tuning.adaptations import Adaptation
 from ..tuning.optimisation import make_optimizer, warmup_cosine
 from .decoders import DECODER_BLOCKS, as_maps, make_decoder
 

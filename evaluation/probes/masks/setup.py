@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,16 +12,14 @@ from .decoders import DECODER_BLOCKS
 from .feeds import TokenReader
 from .problem import Problem, Segmentation, select_images
 from .saved import check_format
+from .settings import MaskProbe
 from .surfaces import CONVENTION, IGNORED, TOLERANCE, SurfaceRule
 from .windows import cut_windows, stitched
-
-if TYPE_CHECKING:
-    from ..segment import MaskProbe
 
 TOKEN_BATCH = 16  # most images whose tokens are computed at once
 
 
-def surface_rule(probe: "MaskProbe") -> SurfaceRule:
+def surface_rule(probe: MaskProbe) -> SurfaceRule:
     """The surface rule of a probe's settings."""
     return SurfaceRule(probe.surface or CONVENTION, probe.tolerance or TOLERANCE, probe.empty or IGNORED)
 
@@ -37,7 +34,7 @@ class Setup:
         everything: the problem with all images.
     """
 
-    probe: "MaskProbe"
+    probe: MaskProbe
     trial: Trial
     everything: Problem
     problem: Problem
@@ -45,7 +42,7 @@ class Setup:
     rows: Mapping[str, np.ndarray] | None = None
 
     @classmethod
-    def of(cls, probe: "MaskProbe", trial: Trial) -> "Setup":
+    def of(cls, probe: MaskProbe, trial: Trial) -> "Setup":
         """The set-up for all images of a task, or for their windows if the probe asks for windows.
 
         Raises:

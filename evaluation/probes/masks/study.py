@@ -6,7 +6,7 @@ epoch that is best on test; here the last epoch is reported, which needs no choi
 published.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +28,9 @@ from .judging import judge_masks
 from .losses import dice_loss
 from .networks import read_maps, token_width
 from .problem import Problem, Segmentation, batches, decide, join_splits
+from .settings import MaskProbe
 from .setup import Setup, surface_rule
 from .training import Plan
-
-if TYPE_CHECKING:
-    from ..segment import MaskProbe
 
 RATES = (1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1)
 BATCH = 128
@@ -41,7 +39,7 @@ MOMENTUM = 0.9
 NONE = "none"  # no augmentation
 
 
-def probe_study(probe: "MaskProbe", trial: Trial) -> Answer:
+def probe_study(probe: MaskProbe, trial: Trial) -> Answer:
     """Train decoders as the study does, and score with its metric first, counted at the size of the images."""
     setup = Setup.of(probe, trial)
     answer = judge_masks(trial, setup.whole(fit_study(setup)), surface_rule(probe), setup.size)

@@ -1,1 +1,1 @@
-"""Training the weights of an encoder with a head for classes; it needs torch."""
+"""Training the weights of an encoder with a head for classes; all but its settings needs torch."""

@@ -18,8 +18,8 @@ from ...encoders.encoder import Encoder
 from ...encoders.processes import make_accelerator
 from ...statistics.kinds import MULTILABEL
 from ...tasks import Split, Task
-from ..adaptations import Adaptation
 from ..probe import Scores, log_loss, one_hot
+from .adaptations import Adaptation
 from .optimisation import count_weights, make_optimizer, optimised, trained_state, warmup_cosine
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from biovfm_hf.errors import UserError, require
 
 from ...encoders.tokens import find_layers
-from ..adaptations import LowRank
+from .low_rank import LowRank
 
 # Names, by model family, of the layers that compute queries, keys and values: one layer for all, or one for each.
 JOINT = ("qkv", "in_proj", "Wqkv")

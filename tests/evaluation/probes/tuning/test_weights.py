@@ -7,8 +7,8 @@ from transformers.initialization import no_init_weights
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.errors import UserError
-from evaluation.probes.adaptations import PRESETS, LowRank
 from evaluation.probes.finetune import BitFit, LoRA
+from evaluation.probes.tuning.low_rank import PRESETS, LowRank
 from evaluation.probes.tuning.optimisation import count_weights
 from evaluation.probes.tuning.weights import add_low_rank, find_targets
 

@@ -1,39 +1,14 @@
 """The weights of an encoder that a probe trains: all, its biases, or low-rank updates of its linear layers."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from biovfm_hf.options import option
 
+from .low_rank import PRESETS, TARGETS, LowRank
+
 if TYPE_CHECKING:
     from torch import nn
-
-
-class LowRank(NamedTuple):
-    """Low-rank updates (LoRA, Hu et al. 2022).
-
-    Attributes:
-        rank: rank of the updates.
-        alpha: the updates are scaled by alpha / rank.
-        dropout: dropout rate on their inputs.
-        targets: the layers that get an update (see `tuning.weights.find_targets`).
-        biases: whether the biases of these layers are trained too.
-    """
-
-    rank: int
-    alpha: float
-    targets: str
-    dropout: float = 0.1
-    biases: bool = False
-
-
-TARGETS = ("attention", "qkv", "mlp", "all")
-PRESETS = {
-    "own": LowRank(16, 16, "attention"),
-    # arXiv 2312.02366, Table 9, has 8 million weights on ViT-g. The study's code has rank 48, that is 11.8 million;
-    # rank 32 on queries, keys and values with biases gives 8.05 million. Alpha and dropout are those of its code.
-    "radiology": LowRank(32, 16, "qkv", biases=True),
-}
 
 
 class Adaptation:
@@ -74,7 +49,7 @@ class Biases(Adaptation):
 
     def prepare(self, module: "nn.Module") -> "nn.Module":
         """Freeze everything but biases."""
-        from .tuning.weights import train_biases  # needs torch
+        from .weights import train_biases  # needs torch
 
         return train_biases(module)
 
@@ -106,7 +81,7 @@ class LowRankUpdates(Adaptation):
 
     def prepare(self, module: "nn.Module") -> "nn.Module":
         """Freeze the module and add the updates."""
-        from .tuning.weights import add_low_rank  # needs torch
+        from .weights import add_low_rank  # needs torch
 
         return add_low_rank(module, self.low_rank)
 
