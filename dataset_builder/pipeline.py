@@ -29,13 +29,13 @@ from .dataset.manifest import write_manifest
 from .dataset.output_folder import check_output, hold
 from .limits import CHANGED, UNREADABLE
 from .options import BuildOptions
-from .plan.plan import WORK, Plan, Unit, changed_sources, differing, load_plan, make_plan, secret_of, software
+from .plan.plan import WORK, Plan, Unit, changed_sources, differing, load_plan, make_plan, secret_of
 from .plan.privacy import privacy_of, shown_paths
 from .schema import KEPT
 from .screening.candidates import load_candidates
 from .screening.duplicates import decide, save_drops, save_sample
 from .screening.leakage import Benchmarks, benchmark_files, identities, read_benchmarks
-from .screening.rules import RULES
+from .screening.rules import RULES, software
 from .shards.executors import ENGINES, Work
 from .shards.monitor import Monitor
 from .shards.replan import plan_again
@@ -108,7 +108,9 @@ def _planned(options: BuildOptions, raw: Path, sources: list[Source]) -> Plan:
         plan = load_plan(options.out)
     except FileNotFoundError:
         print(listing, flush=True)
-        return make_plan(sources, raw, options.out, options.shaping, options.salt or secret_of(options.out))
+        return make_plan(
+            sources, raw, options.out, options.shaping, options.salt or secret_of(options.out), software()
+        )
     _warn_of_other_version(plan)
     if changed := differing(plan.options, options.shaping):
         raise UserError(

@@ -12,8 +12,9 @@ from biovfm_hf.errors import UserError
 
 from ..catalog.load import load_catalog, load_sources
 from ..options import BuildOptions
-from ..plan.plan import Options, make_plan, software
+from ..plan.plan import Options, make_plan
 from ..schema import ROWS
+from ..screening.rules import software
 from ..shards.shard import Reader
 
 

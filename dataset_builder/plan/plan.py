@@ -24,13 +24,11 @@ import pyarrow.parquet as pq
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.pictures import quiet_decoders
-from biovfm_hf.version import package_version
 from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..catalog.overlaps import outside_benchmarks, overlap_rows
 from ..catalog.source import Source
 from ..item import Item
-from ..screening.rules import rules_digest
 from .costs import file_bytes, row_bytes
 from .items import ITEMS, REPEATED, block_table, items_of
 from .listing import list_inputs
@@ -215,18 +213,13 @@ class Plan:
         return [number for number in range(len(self.shards)) if not self.stats_path(number).is_file()]
 
 
-def software() -> str:
-    """The version of this package and of its screening rules, as a plan keeps it."""
-    return f"biovfm-hf {package_version()} with rules {rules_digest()}"
-
-
 def make_plan(
-    sources: Iterable[Source], raw: Path, out: Path, options: Options, secret: str, begun_by: str | None = None
+    sources: Iterable[Source], raw: Path, out: Path, options: Options, secret: str, software: str = ""
 ) -> Plan:
     """List the inputs of `sources` below `raw`, cut them into shards, and save the plan in `out`.
 
-    `secret` is the key of the hashes of private sources, `begun_by` the version that began the build, by
-    default this one.
+    `secret` is the key of the hashes of private sources, `software` the version that begins the
+    build.
 
     Raises:
         UserError: none of these sources is in the raw folder.
@@ -266,8 +259,7 @@ def make_plan(
         if not shards:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise UserError(f"{raw}: holds none of the sources ({reasons}); see: biovfm sources status --raw {raw}")
-    place, begun_by = str(raw.resolve()), software() if begun_by is None else begun_by
-    plan = Plan(out, options, tuple(shards), described, skipped, records, place, secret, begun_by)
+    plan = Plan(out, options, tuple(shards), described, skipped, records, str(raw.resolve()), secret, software)
     content = {**asdict(plan), "version": VERSION}
     del content["out"]
     write_text(work / "plan.json", json.dumps(content, indent=1))

@@ -7,6 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from biovfm_hf.version import package_version
+
 from ..readers.picture import Picture
 
 MIN_ASPECT = 0.4  # the paper's bound: shorter side over longer side
@@ -19,9 +21,9 @@ MIN_FOREGROUND = 0.01  # share of foreground below which a slice shows no anatom
 Rule = Callable[[Picture], str | None]
 
 
-def rules_digest() -> str:
-    """A short hash of this module's text, which a plan keeps, so that a change of the rules is noticed."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+def software() -> str:
+    """The version of this package and a short hash of this module, which a plan keeps to notice other rules."""
+    return f"biovfm-hf {package_version()} with rules {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]}"
 
 
 def judged(picture: Picture, rules: Iterable[Rule]) -> str | None:

@@ -16,9 +16,9 @@ from biovfm_hf.errors import UserError
 from dataset_builder.build import build, main
 from dataset_builder.dataset.check import faults
 from dataset_builder.dataset.output_folder import hold
-from dataset_builder.plan.plan import software
 from dataset_builder.schema import COLUMNS, ROWS
 from dataset_builder.screening.hashing import sha256_of_pixels
+from dataset_builder.screening.rules import software
 
 
 def tree(folder: Path) -> dict[str, bytes]:
