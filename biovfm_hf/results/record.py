@@ -11,6 +11,7 @@ from ..reading.documents import finite
 RUN_AGAIN = "run biovfm probe again"
 MEANS_FILE = "seeds.json"  # of a results folder: the means over seeds of its records
 SHARED = ("model", "revision", "task", "data", "method", "protocol", "settings")  # fields that all seeds share
+LISTS = ("columns", "warnings", "leaks")  # of text
 LEFT_OUT = ("kind", "primary", "few_shot", "modality", "scores", "joined")  # not in the file where they are empty
 
 
@@ -30,11 +31,11 @@ class Record:
     `revision` and `data` are digests of the weights and of the task's images and labels. An entry of `metrics` is a
     mapping with `value`, `low` and `high` (some have more), or a number; if it is undefined, it or its value is None.
     `lower_is_better` names the metrics for which the better model has the lower value, `titles` are those of metrics
-    for readers, in the order of tables. `positive` is the class that F1, recall and the ROC of a binary task are
-    about. `few_shot` states whether the intervals cover 95% of the draws of training subjects; the setting `shots` has
-    their number. `warnings` state what may make the task's scores wrong; those among them by which patients may be in
-    both train and test are `leaks`, too. `further` holds a probe's own fields. A field that is None is not in the
-    file, nor is one of `LEFT_OUT` if it is empty.
+    for readers, in the order of tables, and `columns` names those that tables have a column for. `positive` is the
+    class that F1, recall and the ROC of a binary task are about. `few_shot` states whether the intervals cover 95% of
+    the draws of training subjects; the setting `shots` has their number. `warnings` state what may make the task's
+    scores wrong; those among them by which patients may be in both train and test are `leaks`, too. `further` holds a
+    probe's own fields. A field that is None is not in the file, nor is one of `LEFT_OUT` if it is empty.
 
     Of a mean over several seeds `joined` has all of them, and `seed` is the first; `seeds.json` has such records.
     """
@@ -52,6 +53,7 @@ class Record:
     primary: str = ""
     lower_is_better: list[str] | None = None
     titles: Mapping[str, str] | None = None
+    columns: list[str] | None = None
     classes: list[str] | None = None
     positive: str | None = None
     few_shot: bool = False
@@ -106,7 +108,7 @@ class Record:
         known["joined"] = _seeds(row.get("joined"))
         if "titles" in known:
             known["titles"] = _texts(known["titles"])
-        known |= {name: list(map(str, row[name])) for name in ("warnings", "leaks") if row.get(name) is not None}
+        known |= {name: list(map(str, row[name])) for name in LISTS if row.get(name) is not None}
         return cls(**known, further={name: value for name, value in row.items() if name not in names})
 
     def to_json(self) -> dict[str, Any]:

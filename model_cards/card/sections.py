@@ -17,7 +17,7 @@ from ..inputs.paths import without_paths
 from ..inputs.results import (
     kind_of,
     labels_of,
-    metric_order,
+    main_metrics,
     positive_classes,
     published_comparison,
     seed_text,
@@ -154,8 +154,7 @@ def _result_tables(records: list[Record]) -> list[dict[str, Any]]:
         chosen = [record for record in records if kind_of(record) == kind]
         if chosen:
             rows = list(zip(chosen, _telling_ways(chosen), strict=True))
-            metrics = metric_order(chosen)[:6]
-            tables.append({"title": kind.capitalize(), "rows": rows, "metrics": metrics})
+            tables.append({"title": kind.capitalize(), "rows": rows, "metrics": main_metrics(chosen)})
     return tables
 
 

@@ -14,6 +14,7 @@ from biovfm_hf.results.record import MEANS_FILE, RUN_AGAIN, Interval, Record, se
 
 POSITIVE_LABELS = {"f1_macro": "F1 (positive class)", "recall_macro": "Recall (positive class)"}
 SIGNIFICANT = 0.05
+FEWEST_COLUMNS = 6  # of a table of scores, if so many metrics were measured
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,7 @@ def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
             "primary": record.primary or None,
             "lower_is_better": record.lower_is_better or [],
             "titles": record.titles,
+            **({"columns": record.columns} if record.columns else {}),
             "positive": record.positive,
             "few_shot": record.few_shot,
             "metrics": {name: asdict(interval) for name, interval in record.intervals.items()},
@@ -240,11 +242,19 @@ def kind_of(record: Record) -> str:
 
 
 def metric_order(records: Iterable[Record]) -> list[str]:
-    """All metric names in `records`: first in the order of their titles, then by name."""
+    """All metric names in `records`: first those with a column, then in the order of their titles, then by name."""
     records = list(records)
     names = {name for record in records for name in record.intervals}
-    stated = [name for record in records for name in record.titles or ()]
+    stated = [name for record in records for name in record.columns or ()]
+    stated += [name for record in records for name in record.titles or ()]
     return [name for name in dict.fromkeys([*stated, *sorted(names)]) if name in names]
+
+
+def main_metrics(records: Iterable[Record]) -> list[str]:
+    """The metrics of a table of `records`: those with a column, at least the first six, and the records' main ones."""
+    records = list(records)
+    named = {name for record in records for name in (*(record.columns or ()), record.primary)}
+    return [name for place, name in enumerate(metric_order(records)) if place < FEWEST_COLUMNS or name in named]
 
 
 def is_lower_better(metric: str, records: Iterable[Record]) -> bool:

@@ -161,6 +161,7 @@ def new_kinds(registries, tmp_path):
 
             return judge(trial, Scores(scored("val"), scored("test"), {"sharpness": self.sharpness}))
 
+    metrics.register(metrics.Metric("sample_column", "Further", lambda weighted: weighted.decided["mcc"], column=True))
     metrics.register(
         metrics.Metric(
             "sample_metric",
@@ -230,7 +231,7 @@ def test_a_new_probe_metric_family_and_layout_run_and_are_in_records_and_tables(
     assert {"sample_metric", "auc"} <= {row.metric for row in rows}
     assert {(row.title, row.lower_is_better) for row in rows if row.metric == "sample_metric"} == {("Error", True)}
     card = render_results(load_results(out), "pixels")
-    assert "| MCC | BA | F1 (positive class) | AUC | Accuracy | Error |" in card
+    assert re.search(r"\| MCC \| BA \| F1 \(positive class\) \| AUC \| Accuracy \|.* Further \|.* Error \|\n", card)
     report(ReportOptions((out,), tmp_path / "report.html"))
     assert "Error" in (tmp_path / "report.html").read_text()
     boards = leaderboard(LeaderboardOptions((str(out),), tmp_path / "board"))

@@ -40,6 +40,18 @@ def test_several_seeds_are_their_mean_in_results_and_on_the_card(make, tmp_path)
     assert [entry.metric_name for entry in eval_results(records[:1])] == ["AUC (linear, fast protocol, seeds 0, 1)"]
 
 
+def test_the_card_has_all_columns_of_the_tables_and_the_main_metric(make, tmp_path):
+    (row,) = make.rows("m", ["t"])
+    more = {name: {"value": 0.5} for name in ("seventh", "eighth", "hidden", "main")}
+    row |= {"metrics": row["metrics"] | more, "columns": [*row["metrics"], "seventh", "eighth"], "primary": "main"}
+    records = results.load_results(make.results(tmp_path / "r", [row]))
+    assert results.main_metrics(records)[-3:] == ["seventh", "eighth", "main"]
+    assert "| seventh | eighth | main |" in render_results(records, "m")
+    beside = tmp_path / "biovfm.json"
+    beside.write_text(json.dumps(results.results_rows(records, "m")))
+    assert "| seventh | eighth | main |" in render_results(results.load_results(beside), "m")
+
+
 def test_a_difference_over_seeds_stands_for_those_of_its_seeds(make, tmp_path):
     row = dict(task="t", method="linear", metric="auc", model_a="a", model_b="b", difference=0.1, p=0.02, p_holm=0.02)
     rows = [{**row, "seed": seed} for seed in (0, 1, [0, 1], 2)] + [{**row, "seed": 0, "task": "u"}]
