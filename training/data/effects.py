@@ -38,6 +38,10 @@ class Draw(NamedTuple):
     kind: int
     jittered: bool
 
+    def happens(self, probability: float) -> bool:
+        """Whether an effect of this probability acts on the view; at 0 it takes no random number."""
+        return probability > 0 and self.random.random() < probability
+
 
 @dataclass(frozen=True)
 class Jitter:
@@ -60,7 +64,9 @@ class Effect:
 
     Attributes:
         name: its name.
-        draw: the number of a view; drawing uses the same random numbers whatever comes of it.
+        draw: the number of a view. With settings that switch the effect off it takes no random number
+            (`Draw.happens`): all crops of an image share one generator, so one more number would change the crops
+            of every recipe that does without the effect.
         on_image: applies it to one image.
         on_batch: applies it to pixels (B, 3, S, S) from 0 to 255 with numbers (B, 1, 1, 1).
         samples: some of its numbers, at which a test compares `on_image` with `on_batch`.
@@ -211,8 +217,8 @@ JITTER = (
     Jitter("saturation", _saturate, _saturate_batch),
     Jitter("hue", _turn_hue, _turn_hue_batch),
 )
-# In the order in which they are drawn and applied, DINOv2's (`dinov2/data/augmentations.py`). A new one comes last, or
-# the views of every seed change.
+# In the order in which they are drawn and applied, DINOv2's (`dinov2/data/augmentations.py`). Grey, blur and solarize
+# take a random number even when they are off, since the views of every seed hold it.
 EFFECTS = (
     Effect("gamma", _draw_gamma, _bend, _bend_batch, (0.8,), nothing=1.0),
     Effect("grey", _draw_grey, _grey, _grey_batch, (1.0,)),

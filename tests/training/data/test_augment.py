@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from random import Random
 
@@ -16,7 +17,7 @@ from biovfm_hf.errors import UserError
 from training.config_file import config_from_tree
 from training.data import augment
 from training.data.augment import Augmenter, draw_box, pack, resize
-from training.data.effects import JITTER, Jitter
+from training.data.effects import EFFECTS, JITTER, Draw, Effect, Jitter
 from training.settings.augment import PRESETS, AugmentConfig, check_augment
 
 
@@ -119,6 +120,31 @@ def test_a_seed_fixes_every_view_and_another_changes_it() -> None:
         assert np.array_equal(one, two)
     assert not np.array_equal(first[0][0], other[0][0])
     assert [view.shape[0] for view in first[0] + first[1]] == [32] * 2 + [16] * 8
+
+
+def test_an_added_effect_that_is_off_changes_no_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All crops share the generator, so its next number tells whether any drew another count."""
+
+    def invert(view: np.ndarray, *_: object) -> np.ndarray:
+        return 255 - view
+
+    augmenter = Augmenter(preset("dinov2", global_size=32, local_size=16))
+    random, before = Random(0), chain(*augmenter.views(smooth_rgb(), Random(0)))
+    added = Effect("inverted", lambda draw: float(draw.happens(0.0)), invert, lambda pixels, *_: 255 - pixels, (1.0,))
+    monkeypatch.setattr(augment, "EFFECTS", (added, *EFFECTS))
+    for one, two in zip(before, chain(*augmenter.views(smooth_rgb(), random)), strict=True):
+        assert np.array_equal(one, two)
+    assert random.random() == 0.5086001300626332
+    assert Draw(augmenter.config, random, 0, jittered=True).happens(1.0)
+
+
+@pytest.mark.parametrize("effect", EFFECTS, ids=lambda effect: effect.name)
+def test_an_effect_that_is_off_takes_no_random_number(effect: Effect) -> None:
+    """MAE's preset switches all effects off; three take a number nevertheless, as the views of every seed hold it."""
+    random = Random(0)
+    draws = [effect.draw(Draw(preset("mae"), random, kind, jittered=True)) for kind in range(3)]
+    assert draws == [effect.nothing] * 3, f"switch {effect.name} off in PRESETS['mae']"
+    assert (random.getstate() == Random(0).getstate()) == (effect.name not in ("grey", "blur", "solarize"))
 
 
 def test_grey_images_give_the_same_views_as_their_colour_copy() -> None:
