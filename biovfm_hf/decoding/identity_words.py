@@ -12,15 +12,16 @@ from .content import GZIP, first_bytes, unpacked_start
 from .dicom import is_dicom_file
 from .dicom_header import import_pydicom, is_deflated, no_picture
 
-# In names, = separates scripts, and brackets enclose lists.
+# In names, = separates scripts, and brackets enclose lists. VR: DICOM's value representation, the type of an element.
 _BETWEEN_WORDS = re.compile(r"[\s\0^=,;:/\\\[\]'\"()]+")
 _BETWEEN_PARTS = re.compile(r"[\W_]+")
-_TELLING = ("PN", "LO", "SH", "LT", "ST", "UT", "UC", "UR", "DA", "DT", "AE", "UI")  # types of elements
-_NUMBERS = {"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "OB", "OW", "OF", "OD", "OL", "OV", "AT", "IS", "DS",
+_IDENTIFYING_VRS = ("PN", "LO", "SH", "LT", "ST", "UT", "UC", "UR", "DA", "DT", "AE", "UI")
+_HARMLESS_VRS = {"US", "SS", "UL", "SL", "UV", "SV", "FL", "FD", "OB", "OW", "OF", "OD", "OL", "OV", "AT", "IS", "DS",
             "CS", "AS", "TM"}  # fmt: skip
 _PATIENT = 0x0010  # group of the patient's elements, whose identifiers can be as short as a name
 _PERSON = 0x00401101  # sequence in which a code stands for a person
-_HARMLESS = (0x00080070, 0x00081090, 0x00080104, 0x00080100, 0x00080102)  # maker and model, codes and their meanings
+# Maker and model, codes and their meanings.
+_HARMLESS_TAGS = (0x00080070, 0x00081090, 0x00080104, 0x00080100, 0x00080102)
 _ESCAPE = b"\x1b"  # begins another character set
 _ZEROS = re.compile(r"(?<!\d)0+(?=\d)")  # before a number
 _DATE = re.compile(r"(\d{4})\D?(\d\d)\D?(\d\d)")
@@ -57,12 +58,12 @@ def identity_words(source: Path | bytes) -> set[str] | None:
         if not ("Rows" in header or "DirectoryRecordSequence" in header or no_picture(header)):
             return None
         texts = [*_texts(header.file_meta), *_texts(header)]
-        return {word for kind, text in texts for word in _words(text, kind)}
+        return {word for vr, text in texts for word in _words(text, vr)}
     except Exception:  # a header can break pydicom in any way
         return None
 
 
-def bears(name: str, words: set[str]) -> bool:
+def contains_word(name: str, words: set[str]) -> bool:
     """Whether the name of a file or folder contains one of the words.
 
     A word of up to three letters counts only if it stands by itself, a longer one anywhere. Case, accents, the
@@ -101,28 +102,28 @@ def _folded(text: str) -> str:
 
 
 def _texts(dataset: Any, person: bool = False) -> Iterator[tuple[str, str]]:
-    """Kind and text of the elements of a data set, and of its sequences, that may identify somebody.
+    """VR and text of the elements of a data set, and of its sequences, that may identify somebody.
 
     pydicom converts only what is not plain ASCII, since its conversion takes most of the time. In the code of a
     `person` the meaning is a name.
     """
     for tag in dataset.keys():  # noqa: SIM118 - iterating over a data set converts its elements
         stored = dataset.get_item(tag)
-        kind, value = stored.VR or _usual_kind(tag), stored.value
+        vr, value = stored.VR or _standard_vr(tag), stored.value
         plain = isinstance(value, bytes) and value.isascii() and _ESCAPE not in value
-        if kind == "OB" and tag >> 16 & 1 and plain and b"\0" not in value.rstrip(b"\0"):
+        if vr == "OB" and tag >> 16 & 1 and plain and b"\0" not in value.rstrip(b"\0"):
             yield "UN", value.decode("ascii")  # makers also store text as bytes
-        elif kind in _NUMBERS or (tag in _HARMLESS and not person):
+        elif vr in _HARMLESS_VRS or (tag in _HARMLESS_TAGS and not person):
             continue
-        elif kind in _TELLING and plain:
-            yield _short_kind(tag, kind), value.decode("ascii")
+        elif vr in _IDENTIFYING_VRS and plain:
+            yield _counted_vr(tag, vr), value.decode("ascii")
         else:
             yield from _converted(dataset[tag], person)
 
 
-def _short_kind(tag: int, kind: str) -> str:
-    """The kind of an element; a patient's identifier counts as a name."""
-    return "PN" if tag >> 16 == _PATIENT and kind in ("LO", "SH") else kind
+def _counted_vr(tag: int, vr: str) -> str:
+    """An element's VR; a patient's identifier counts as a name."""
+    return "PN" if tag >> 16 == _PATIENT and vr in ("LO", "SH") else vr
 
 
 def _converted(element: Any, person: bool) -> Iterator[tuple[str, str]]:
@@ -132,32 +133,33 @@ def _converted(element: Any, person: bool) -> Iterator[tuple[str, str]]:
             yield from _texts(item, person or element.tag == _PERSON)
     elif element.VR == "UN" and isinstance(value, bytes):  # private elements in files without value representations
         yield "UN", value.decode("latin-1")
-    elif element.VR in _TELLING and value:
+    elif element.VR in _IDENTIFYING_VRS and value:
         several = isinstance(value, Sequence) and not isinstance(value, str)
-        yield _short_kind(element.tag, element.VR), "\\".join(map(str, value if several else [value]))
+        yield _counted_vr(element.tag, element.VR), "\\".join(map(str, value if several else [value]))
 
 
-def _usual_kind(tag: int) -> str:
-    """The value representation of a standard element, which implicit files leave out."""
+def _standard_vr(tag: int) -> str:
+    """The VR of a standard element, which implicit files leave out."""
     try:
         return str(import_pydicom().datadict.dictionary_VR(tag))
     except KeyError:
         return "UN"
 
 
-def _words(text: str, kind: str) -> set[str]:
-    """Words of a text that may name somebody: of two signs only a person's, or of another script, where all may be."""
-    shortest = 2 if kind == "PN" else 3
+def _words(text: str, vr: str) -> set[str]:
+    """Words of a text that may name somebody.
+
+    A word of two characters counts only in a person's name or in another script.
+    """
+    shortest = 2 if vr == "PN" else 3
     text = text.lower()
     words = {word for word in _BETWEEN_WORDS.split(text) if not word.startswith(_STANDARD_UID)}
-    if kind in ("DA", "DT"):
+    if vr in ("DA", "DT"):
         words |= _dates(text)
-    elif kind != "UI" and (kind != "UN" or text.isascii()):  # parts of a UID or of binary data say nothing
+    elif vr != "UI" and (vr != "UN" or text.isascii()):  # parts of a UID or of binary data say nothing
         parts = {part for word in words for part in _BETWEEN_PARTS.split(word)}
-        parts |= _joined(text) if kind in ("PN", "LO", "SH") else set()
-        words |= {
-            part for part in parts if kind == "PN" or len(part) > 3 or not part.isdigit()
-        }  # not the 625 of 0.625
+        parts |= _joined(text) if vr in ("PN", "LO", "SH") else set()
+        words |= {part for part in parts if vr == "PN" or len(part) > 3 or not part.isdigit()}  # not the 625 of 0.625
     return {word for word in words if len(word) >= (shortest if word.isascii() else 2)}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
-from biovfm_hf.decoding.identity_words import bears, header_words, separate_words
+from biovfm_hf.decoding.identity_words import contains_word, header_words, separate_words
 from biovfm_hf.keyed_names import keyed_hash, longest_suffix
 from biovfm_hf.reading.image_files import has_no_suffix
 
@@ -118,7 +118,7 @@ def _published_path(item: Item, source: Path | bytes | None, privacy: Privacy) -
 
 def _identifies(part: str, identity: set[str]) -> bool:
     """Whether a name looks like one of a person or a record, or contains a word of `identity`."""
-    return _IDENTIFYING.search(part) is not None or bears(part, identity)
+    return _IDENTIFYING.search(part) is not None or contains_word(part, identity)
 
 
 def _identity(item: Item, source: Path | bytes | None) -> set[str] | None:

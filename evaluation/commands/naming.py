@@ -8,7 +8,7 @@ from pathlib import Path
 
 from biovfm_hf.decoding.content import GZIP, first_bytes
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
-from biovfm_hf.decoding.identity_words import bears, header_words
+from biovfm_hf.decoding.identity_words import contains_word, header_words
 from biovfm_hf.errors import UserError
 from biovfm_hf.keyed_names import keyed_hash, longest_suffix
 from biovfm_hf.reading.image_files import walk
@@ -102,13 +102,13 @@ def compare_headers(folder: str, paths: list[str]) -> str | None:
         if words is None:
             return UNREAD
         parts = path.split("/")
-        if any(bears(part, words) for part in parts):
+        if any(contains_word(part, words) for part in parts):
             return NAMED
         if words:
             all_words |= words
         else:
             headerless.update(parts)
-    return NAMED if any(bears(part, all_words) for part in headerless) else None
+    return NAMED if any(contains_word(part, all_words) for part in headerless) else None
 
 
 def _is_unopened(file: Path) -> bool:
