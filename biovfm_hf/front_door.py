@@ -278,9 +278,9 @@ def open_door(name: str) -> Callable[..., Any]:
     """
     entry = FUNCTIONS[name]
     with packages_named(entry.module):
-        room = load_room_module(entry.module)
-    function = getattr(room, entry.function)
-    options = getattr(room, entry.options) if entry.options else None
+        module = load_room_module(entry.module)
+    function = getattr(module, entry.function)
+    options = getattr(module, entry.options) if entry.options else None
 
     def call(*arguments: Any, **keywords: Any) -> Any:
         given = signature.bind(*arguments, **keywords)
@@ -320,7 +320,7 @@ def recipe_flops(objective: str, size: str) -> float:
 
 
 def _ask(module: str, function: str, *arguments: str) -> Any:
-    """What a function of a room answers to another room, which must not import it."""
+    """Call a function of another room; rooms may not import each other."""
     with packages_named(module):
         return getattr(load_room_module(module), function)(*arguments)
 

@@ -106,8 +106,9 @@ def to_uint8(
 
     Args:
         pixels: what `decode` returned.
-        intensity: "auto" takes, in this order, `window`, the file's own window, 8-bit numbers as they are except
-            those of a volume, and `percentiles`. "percentile" ignores the file's own window.
+        intensity: "auto" takes the first of these that there is: `window`; the file's own window; for 8-bit numbers
+            that are not of a volume, the numbers as they are; `percentiles`. "percentile" ignores the file's own
+            window.
         percentiles: (low, high) in [0, 100], mapped to black and white.
         window: (low, high) in values (HU for CT), mapped to black and white; overrides everything else.
 

@@ -78,7 +78,7 @@ def _key_bias_is_masked(source: str, tensors: "dict[str, Tensor]") -> bool:
 
 
 def _rotary_fields(source: str, periods: "Tensor") -> dict[str, Any]:
-    """The form of the periods: of the released base, of another one, or from a shortest to a longest."""
+    """The settings that give these periods: the released base, another base, or a shortest and a longest period."""
     head, dtype = 4 * len(periods), periods.dtype
     first, last = (float(periods[index]) for index in (0, -1))
     fields: dict[str, Any] = {"rope_dtype": str(dtype).removeprefix("torch.")}
@@ -179,7 +179,7 @@ def plain_transformers(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
     return tensors
 
 
-def unheld_by_transformers(config: "BioVFMConfig") -> str | None:
+def why_not_in_transformers(config: "BioVFMConfig") -> str | None:
     """Why `DINOv3ViTModel` cannot hold this model; None if it can."""
     if config.position_embedding_type != "rope":
         return f"its positions are {config.position_embedding_type}, not rotary; use --format dinov2"

@@ -87,7 +87,7 @@ def _write_dinov3(encoder: Encoder, folder: Path) -> list[str]:
     from .names import HF_DINOV3, rename_to_theirs
 
     config = encoder.config
-    reason = dinov3.unheld_by_transformers(config)
+    reason = dinov3.why_not_in_transformers(config)
     _refuse(reason is not None, "dinov3", str(reason))
     dropped = [name for name in encoder.tensors if name.startswith("decoder.") or "local_cls_norm" in name]
     tensors = {k.removeprefix("biovfm."): v for k, v in encoder.tensors.items() if k not in dropped}

@@ -70,7 +70,7 @@ def read_npy(source: Source) -> Content:
 
 
 def read_npz(source: Source) -> Content:
-    """Read the largest array of numbers in a .npz file; of one size, a mask comes last.
+    """Read the largest array of numbers in a .npz file; of equally large ones, one that is not a mask.
 
     Raises:
         UserError: no such array, damaged, over `source.max_bytes`, or no picture.

@@ -162,5 +162,5 @@ def first_bytes(source: Path | bytes, count: int) -> bytes:
 
 
 def names_mask(name: str) -> bool:
-    """Whether an array's name is one of a mask, which a picture of the same size comes before."""
+    """Whether an array's name is that of a mask; a picture of the same size is preferred to it."""
     return _MASK.search(name.rpartition("/")[2].removesuffix(".npy")) is not None

@@ -145,7 +145,7 @@ class _Table(NamedTuple):
     top: int
 
     def applied(self, pixels: Pixels) -> Pixels:
-        """The entries for values, of which those before the first and behind the last take the nearest.
+        """The entries for values. Values outside the table take its first or last entry.
 
         Padding has no entry, and stays padding: -1.
         """

@@ -29,7 +29,7 @@ def read_hdf5(source: Source) -> Content:
     Raises:
         UserError: no such array, damaged, or over `source.max_bytes`.
     """
-    with _told(source):
+    with _as_user_error(source):
         data = _largest(source)
         if data.ndim == 4 and data.shape[3] in (1, 3, 4):
             return Pages(len(data), lambda number: _row(source, data, number), "picture")
@@ -39,7 +39,7 @@ def read_hdf5(source: Source) -> Content:
 
 def read_matlab_7(source: Source) -> Content:
     """Read the largest array of a MATLAB file, in MATLAB's order of axes; structures are groups."""
-    with _told(source):
+    with _as_user_error(source):
         data = _largest(source)
         with closing(data.file):
             array = _values(data, source).T  # MATLAB stores columns first, so HDF5 shows the axes reversed
@@ -47,7 +47,7 @@ def read_matlab_7(source: Source) -> Content:
 
 
 @contextmanager
-def _told(source: Source) -> Iterator[None]:
+def _as_user_error(source: Source) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, RuntimeError) as error:
@@ -55,7 +55,7 @@ def _told(source: Source) -> Iterator[None]:
 
 
 def _largest(source: Source) -> Any:
-    """The data set with the most numbers; of one size, a mask comes last."""
+    """The data set with the most numbers; of equally large ones, one that is not a mask."""
     h5py = require("h5py", "data")
     arrays = list(_data_sets(h5py, h5py.File(source.file, "r"), _MAX_DEPTH))
     if not arrays:
@@ -77,7 +77,7 @@ def _values(data: Any, source: Source, index: Any = ()) -> np.ndarray:
 
 
 def _row(source: Source, data: Any, number: int) -> Any:
-    with _told(source):
+    with _as_user_error(source):
         content = content_of(_values(data, source, number), source.name)
         return content.page(0) if isinstance(content, Pages) else None
 

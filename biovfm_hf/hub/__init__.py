@@ -1,1 +1,1 @@
-"""Calls to the Hugging Face Hub: retried if they fail for a moment, avoided if they are not needed."""
+"""Calls to the Hugging Face Hub: retried after passing failures, avoided if they are not needed."""

@@ -339,7 +339,7 @@ def write_task_left_out(out: Path, task: Task) -> None:
         return
     folders = {each.folder for each in task.left_out if each.folder is not None}
     told = {folder: why_withheld(folder) for folder in folders}
-    names = [each.hidden if each.folder and told[each.folder] else each.where for each in task.left_out]
+    names = [each.anonymous if each.folder and told[each.folder] else each.where for each in task.left_out]
     path = out / f"{task.name}.{LEFT_OUT}.csv"
     write_left_out(path, dict(zip(names, (each.reason for each in task.left_out), strict=True)))
     if names:

@@ -98,7 +98,9 @@ def _unit(features: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
 
 
 def unit_offsets(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Feature vectors (N, D) brought to length 1, less `centre`, and half the square of each rest: (N, D + 1) float32.
+    """Unit vectors of features (N, D) minus `centre`: (N, D + 1) float32.
+
+    The last column is half the squared length of the difference.
 
     The class tokens of an untrained model differ by a hundred thousandth, and their cosines by less than float32 can
     tell beside 1. Of unit vectors c + a and c + b the product is a'b - (a'a + b'b) / 2 + 1, of which `nearest` adds up

@@ -36,7 +36,7 @@ def readable_cases(cases: Sequence[Case]) -> tuple[list[Case], list[LeftOut]]:
 
 
 def _left_out(case: Case, reason: str) -> LeftOut:
-    return LeftOut(case.where, reason.partition(f"{case.where}: ")[2] or reason, case.folder, case.hidden)
+    return LeftOut(case.where, reason.partition(f"{case.where}: ")[2] or reason, case.folder, case.anonymous)
 
 
 def warnings_of(left_out: Sequence[LeftOut], total: int, what: str) -> dict[str, str]:

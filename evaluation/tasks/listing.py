@@ -98,8 +98,8 @@ class Case(NamedTuple):
     """One line of a list: image, label (several as `a|b`), split ("" if not given), subject and further columns.
 
     `where` names the image in messages by its line in the list, because file names can be patients' names, and by its
-    file below the patient's folder if the line is that of a patient. `folder` is that folder, and `hidden` names the
-    file by its number there.
+    file below the patient's folder if the line is that of a patient. `folder` is that folder, and `anonymous`
+    names the file by its number there.
     """
 
     file: Path
@@ -109,7 +109,7 @@ class Case(NamedTuple):
     row: dict[str, str]
     where: str
     folder: Path | None = None
-    hidden: str = ""
+    anonymous: str = ""
 
 
 class _Lack(Exception):

@@ -53,8 +53,8 @@ def header(path: str | Path, name: str) -> Header:
     Raises:
         UserError: the file or array does not exist, is damaged, or contains Python objects.
     """
-    with _open_member(Path(path), name) as (_, layout):
-        return layout
+    with _open_member(Path(path), name) as (_, header):
+        return header
 
 
 def read(path: str | Path, name: str, max_bytes: int = MAX_BYTES) -> np.ndarray:
@@ -63,14 +63,14 @@ def read(path: str | Path, name: str, max_bytes: int = MAX_BYTES) -> np.ndarray:
     Raises:
         UserError: as `header`, or the array is larger than `max_bytes`.
     """
-    with _open_member(Path(path), name) as (stream, layout):
-        if layout.nbytes > max_bytes:
+    with _open_member(Path(path), name) as (stream, header):
+        if header.nbytes > max_bytes:
             raise UserError(
-                f"{path}: {name} is {layout.nbytes / 2**30:.1f} GiB, more than the {max_bytes / 2**30:.1f} GiB "
+                f"{path}: {name} is {header.nbytes / 2**30:.1f} GiB, more than the {max_bytes / 2**30:.1f} GiB "
                 "that are read at once; check what the file holds"
             )
-        data = _exactly(stream, layout.nbytes, Path(path), name)
-        return np.ndarray(layout.shape, layout.dtype, data, order="F" if layout.fortran_order else "C")
+        data = _exactly(stream, header.nbytes, Path(path), name)
+        return np.ndarray(header.shape, header.dtype, data, order="F" if header.fortran_order else "C")
 
 
 def rows(path: str | Path, name: str, block: int) -> Iterator[np.ndarray]:
@@ -79,14 +79,14 @@ def rows(path: str | Path, name: str, block: int) -> Iterator[np.ndarray]:
     Raises:
         UserError: as `header`, or the array is stored column by column.
     """
-    with _open_member(Path(path), name) as (stream, layout):
-        if layout.fortran_order or not layout.shape:
+    with _open_member(Path(path), name) as (stream, header):
+        if header.fortran_order or not header.shape:
             raise UserError(f"{path}: {name} is not stored row by row; save it again with numpy.savez")
-        each = math.prod(layout.shape[1:]) * layout.dtype.itemsize
-        for start in range(0, layout.shape[0], block):
-            count = min(block, layout.shape[0] - start)
+        each = math.prod(header.shape[1:]) * header.dtype.itemsize
+        for start in range(0, header.shape[0], block):
+            count = min(block, header.shape[0] - start)
             data = _exactly(stream, count * each, Path(path), name)
-            yield np.frombuffer(data, layout.dtype).reshape(count, *layout.shape[1:])
+            yield np.frombuffer(data, header.dtype).reshape(count, *header.shape[1:])
 
 
 @contextmanager
@@ -109,17 +109,17 @@ def _open_member(path: Path, name: str) -> Iterator[tuple[IO[bytes], Header]]:
             raise UserError(f"{path}: holds no array {name!r}; it holds: {', '.join(names[:20]) or 'nothing'}")
         try:
             stream = archive.open(archive.namelist()[names.index(name)])
-            layout = _read_header(stream)
+            header = _read_header(stream)
         except BROKEN as error:
             raise UserError(
                 f"{path}: {name} cannot be read ({error}); the file is damaged or not an .npz file"
             ) from error
-        if layout.dtype.itemsize == 0:
+        if header.dtype.itemsize == 0:
             raise UserError(f"{path}: {name} holds items of no size; save plain numbers")
-        if layout.dtype.hasobject:
+        if header.dtype.hasobject:
             raise UserError(f"{path}: {name} holds Python objects, which are never unpickled; save plain numbers")
         with stream:
-            yield stream, layout
+            yield stream, header
 
 
 def _read_header(stream: IO[bytes]) -> Header:

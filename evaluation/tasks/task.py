@@ -91,13 +91,16 @@ class Split:
 
 
 class LeftOut(NamedTuple):
-    """A line or file of a list that makes no case, and why; `where` names its line and file,
-    `hidden` the file by its number in `folder` only, if a line is that of a patient with a folder."""
+    """A line or file of a list that makes no case, and why.
+
+    `where` names the line and the file. If the line is that of a patient with a `folder`, `anonymous` names the file
+    by its number there instead.
+    """
 
     where: str
     reason: str
     folder: Path | None = None
-    hidden: str = ""
+    anonymous: str = ""
 
 
 @dataclass(frozen=True)

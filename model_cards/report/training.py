@@ -69,13 +69,13 @@ def training_section(material: Material) -> dict[str, Any] | None:
         if members:
             groups.append({"title": title, "text": text, "charts": [_chart(name, runs) for name in members]})
     crops = [(run.name, _crops(run, material)) for run in runs]
-    painted = [(run.name, reconstructions(run, material)) for run in runs]
+    reconstructed = [(run.name, reconstructions(run, material)) for run in runs]
     return {
         "runs": runs,
         "key": [(run.name, charts.style_of(index)) for index, run in enumerate(runs)] if len(runs) > 1 else [],
         "groups": groups,
         "crops": [(name, picture) for name, picture in crops if picture],
-        "reconstructions": [(name, picture) for name, picture in painted if picture],
+        "reconstructions": [(name, picture) for name, picture in reconstructed if picture],
         "settings": settings_rows(runs),
         "all_settings": [(run.name, list(flattened(run.config).items())[:MAX_SETTINGS]) for run in runs if run.config],
     }

@@ -1,9 +1,10 @@
 """Streams images from Parquet row groups, local or on the Hub, without a copy on this machine.
 
-A shuffle buffer cannot be resumed exactly, since its content is lost. Here the order is a function instead, as for
-local data, but shuffled only locally. The row groups are dealt to `lanes`; a lane shuffles its row groups every pass,
-takes a few of them at a time (a window) and shuffles their rows. Consecutive pieces of a batch come from consecutive
-lanes, so that a batch is mixed; a loader worker reads few lanes, so that it keeps few row groups.
+A shuffle buffer cannot be resumed exactly, since its content is lost. Here the order is computed from seed and
+position, as for local data, but images are shuffled only with their neighbours. The row groups are dealt to `lanes`; a
+lane shuffles its row groups every pass, takes a few of them at a time (a window) and shuffles their rows. Consecutive
+pieces of a batch come from consecutive lanes, so that a batch is mixed; a loader worker reads few lanes, so that it
+keeps few row groups.
 """
 
 import re
@@ -32,7 +33,7 @@ _WITHOUT_IMAGES = ("manifest.parquet", "metadata.parquet")
 _SPLITS = ("train", "validation", "test")
 _WINDOW = 4  # row groups shuffled together
 _GROUPS_PER_LANE = 16  # at least this many row groups per lane, so that lanes are nearly equal
-_BLOCK = 1024  # positions in a block, which groups share by weight
+_BLOCK = 1024  # positions in a block, which strata share by weight
 _CYCLE = 64  # blocks in a cycle, after which remainders even out
 _PIECE = 8  # consecutive positions from one lane
 _FOOTERS_AT_ONCE = 16
@@ -176,19 +177,19 @@ class StreamOrder:
 
 
 class WeightedStreamOrder:
-    """A stream whose groups are drawn by their weight: each group is a `StreamOrder` of its own.
+    """A stream whose groups of images are drawn by weight. Each such group is a stratum, a `StreamOrder` of its own.
 
-    In every block of positions each group has its share, to within one; over a cycle of blocks the remainders even
-    out. So the number of a group's images before any position follows from a formula, and the order stays a function
-    of seed and position.
+    In every block of positions each stratum has its share, to within one; over a cycle of blocks the remainders even
+    out. So the number of a stratum's images before any position follows from a formula, and the order is still
+    computed from seed and position.
 
     Args:
-        members: image numbers of each group, ascending.
-        weights: relative weight of each group.
+        members: image numbers of each stratum, ascending.
+        weights: relative weight of each stratum.
         starts: number of the first image of each row group, and how many images there are.
         seed: chooses the order.
         batch: images of a batch.
-        lanes: of all groups together.
+        lanes: of all strata together.
     """
 
     def __init__(
@@ -211,7 +212,7 @@ class WeightedStreamOrder:
             self.orders.append(StreamOrder(sizes[sizes > 0], _key(seed, number), batch, own) if chosen else None)
         edges = np.concatenate([[0.0], np.cumsum(shares)[:-1], [1.0]]) * _BLOCK
         offsets = np.arange(_CYCLE)[:, None] / _CYCLE
-        self._firsts = np.clip(np.ceil(edges - offsets), 0, _BLOCK).astype(np.int64)  # (cycle, groups + 1)
+        self._firsts = np.clip(np.ceil(edges - offsets), 0, _BLOCK).astype(np.int64)  # (cycle, strata + 1)
         counts = np.diff(self._firsts, axis=1)
         self._before = np.concatenate([np.zeros((1, len(members)), dtype=np.int64), np.cumsum(counts, axis=0)])
 
@@ -226,10 +227,10 @@ class WeightedStreamOrder:
             firsts = self._firsts[phase]
             chosen = np.searchsorted(firsts, ranks, side="right") - 1
             drawn = cycle * self._before[-1] + self._before[phase] - firsts[:-1]
-            for group in np.unique(chosen).tolist():
-                those, order = chosen == group, self.orders[group]
+            for stratum in np.unique(chosen).tolist():
+                those, order = chosen == stratum, self.orders[stratum]
                 assert order is not None
-                result[here[those]] = self.members[group][order.indices(drawn[group] + ranks[those])]
+                result[here[those]] = self.members[stratum][order.indices(drawn[stratum] + ranks[those])]
         return result
 
 

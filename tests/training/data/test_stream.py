@@ -26,7 +26,7 @@ from .test_batches import small_config
 def order(
     sizes: list[int], weights: list[float], seed: int = 0, images: int = 10
 ) -> tuple[WeightedStreamOrder, list[np.ndarray]]:
-    """Row groups of so many `images`; each group of images takes every row group in turn."""
+    """Strata of these `sizes` in row groups, each row group of so many `images`."""
     total = images * sum(sizes)
     starts = np.arange(0, total + 1, images)
     bounds = np.cumsum([0, *sizes]) * images
