@@ -1,17 +1,19 @@
 """Configurations: typed, complete, strict, and readable back."""
 
 import math
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from biovfm_hf import BioVFMConfig
 from biovfm_hf.errors import UserError
 from training import config_file, objectives
 from training.config_file import config_from_tree, load_config, parse_overrides, with_steps
 from training.settings.config import BatchConfig, biovfm_config
-from training.settings.typed import Range, Steps, build, plain, to_yaml
+from training.settings.typed import Range, Steps, build, flat, plain, to_yaml
 
 CONFIGS = sorted((Path(config_file.__file__).parent / "configs").glob("*.yaml"))
 LAUNCH = sorted((Path(config_file.__file__).parent / "launch").glob("*.yaml"))
@@ -242,3 +244,12 @@ def test_an_exported_configuration_names_no_folder_of_this_machine(tmp_path: Pat
     config = load_config("dino_smoke", {"data.path": str(tmp_path), "model.init_from": "biovfm/vit-tiny"})
     text = to_yaml(_public(config))
     assert str(tmp_path) not in text and tmp_path.name in text and "biovfm/vit-tiny" in text
+
+
+def test_no_page_writes_a_key_and_its_value_with_a_space() -> None:
+    """Without dashes that is refused; as `key=value` a reader can copy it."""
+    keys = {key for name in objectives.names() for key in flat(plain(objectives.config_of(name)()))}
+    keys |= {f"model.{name}" for name in BioVFMConfig().to_dict()}
+    for page in [path for folder in ("", "docs/", "*/") for path in Path(__file__).parents[2].glob(f"{folder}*.md")]:
+        first_words = re.findall(r"`([a-z_]+\.[a-z_]+) [^`]+`", page.read_text(encoding="utf-8"))
+        assert not keys.intersection(first_words), page
