@@ -2,7 +2,9 @@
 
 import json
 import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -42,3 +44,22 @@ def test_every_row_is_of_a_work_and_a_peer_of_its_own() -> None:
     assert len({(row.work, row.peer) for row in table.ROWS.values()}) == len(table.ROWS)
     with pytest.raises(SystemExit, match="no row nothing; there are dino, mae"):
         table.main(["nothing"])
+
+
+BURN = """
+import multiprocessing, time
+
+def burn():
+    while time.process_time() < 0.4:
+        pass
+
+if __name__ == "__main__":
+    worker = multiprocessing.get_context("forkserver").Process(target=burn)
+    worker.start()
+    worker.join()
+"""
+
+
+def test_cpu_time_of_a_command_is_that_of_its_forkserver_s_workers_too(tmp_path: Path) -> None:
+    (tmp_path / "burn.py").write_text(BURN)
+    assert table.building.cpu_seconds([sys.executable, str(tmp_path / "burn.py")]) >= 0.4
