@@ -129,7 +129,11 @@ def with_steps(config: TrainConfig, images: int) -> TrainConfig:
 
 def shipped_configs(method: str = "") -> list[str]:
     """Names of the configs that come with the package, of one objective or of all."""
-    return sorted(path.stem for path in _CONFIG_FOLDER.glob(f"{method}_*.yaml" if method else "*.yaml"))
+    return sorted(
+        path.stem
+        for path in _CONFIG_FOLDER.glob(f"{method}*.yaml")
+        if not method or read_yaml(path).get("method") == method  # the name may begin with another objective's
+    )
 
 
 def find_config(path: str | Path) -> Path:

@@ -62,10 +62,21 @@ def test_wrong_values_are_named(values: dict, words: str) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs_load_and_read_back(path: Path, tmp_path: Path) -> None:
-    config = load_config(path.stem, method=path.stem.split("_")[0])
+    config = load_config(path.stem)
+    assert path.stem.startswith(f"{config.method}_")
     biovfm_config(config)
     (tmp_path / "resolved.yaml").write_text(to_yaml(config))
     assert load_config(tmp_path / "resolved.yaml", {}) == config
+
+
+def test_an_objective_whose_name_begins_with_anothers_keeps_its_configs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("mae", "mae_lite"):
+        (tmp_path / f"{method}_smoke.yaml").write_text(f"method: {method}\n")
+    monkeypatch.setattr(config_file, "_CONFIG_FOLDER", tmp_path)
+    listed = [config_file.shipped_configs(method) for method in ("mae", "mae_lite", "")]
+    assert listed == [["mae_smoke"], ["mae_lite_smoke"], ["mae_lite_smoke", "mae_smoke"]]
 
 
 def test_there_is_a_config_for_every_size_of_both_papers_models() -> None:

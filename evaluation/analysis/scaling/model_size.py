@@ -69,13 +69,16 @@ def size_of(point: Point, known: Mapping[str, tuple[float, float]]) -> str:
 def objective_of(family: str) -> str:
     """The objective that a family's name contains, or its ending in the paper; used if no column gives the objective.
 
+    If an objective's name contains another's, the longer one counts.
+
     Raises:
         UserError: the name contains none, or several.
     """
     lowered, known = family.lower(), counted_objectives()
     contained = [name for name in known if name in lowered] or [_PAPER_ENDINGS.get(lowered[-2:], "")]
-    if len(contained) == 1 and contained[0]:
-        return contained[0]
+    longest = max(contained, key=len)
+    if longest and all(name in longest for name in contained):
+        return longest
     raise UserError(f"the objective is unknown for family {family!r}, which --axis compute needs; add a column "
                     f"objective to the points, or name it so that it contains {' or '.join(known)}")  # fmt: skip
 

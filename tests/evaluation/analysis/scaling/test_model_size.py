@@ -43,6 +43,13 @@ def test_the_objective_of_a_point_goes_before_the_name_of_its_family():
     assert by_objective == pytest.approx(recipe_flops("dino", "vit-tiny") / 1e9)
 
 
+def test_the_objective_with_the_longer_name_counts_if_it_contains_the_other(monkeypatch):
+    monkeypatch.setattr(model_size, "counted_objectives", lambda: ["dino", "mae", "mae_lite"])
+    assert [model_size.objective_of(family) for family in ("MAE_lite", "MAE")] == ["mae_lite", "mae"]
+    with pytest.raises(UserError, match="dino or mae or mae_lite"):
+        model_size.objective_of("mae_lite-or-dino")
+
+
 @pytest.mark.parametrize(
     ("point", "axis", "words"),
     [
