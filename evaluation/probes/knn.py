@@ -58,7 +58,7 @@ def probe_knn(problem: Problem, neighbours: int | None = None, temperature: floa
         temperature: temperature of the votes.
 
     Raises:
-        UserError: `neighbours` is below 1, or the temperature is not above 0.
+        UserError: `neighbours` is below 1, the temperature is not above 0, or no case has a training case beside it.
     """
     if neighbours is not None and neighbours < 1:
         raise UserError(f"{neighbours} neighbours cannot vote; give --neighbours 1 or more")
@@ -66,8 +66,10 @@ def probe_knn(problem: Problem, neighbours: int | None = None, temperature: floa
         raise UserError(f"temperature {temperature} must be above 0")
     targets = problem.targets("train")
     limit = len(targets) - 1 if problem.independent else len(targets)
+    if limit < 1:
+        raise UserError(f"the task's training cases are {len(targets)}; kNN needs {len(targets) - limit + 1} or more")
     choices = (neighbours,) if neighbours else NEIGHBOURS
-    counts = sorted({min(k, max(limit, 1)) for k in choices})
+    counts = sorted({min(k, limit) for k in choices})
     centre = unit_centre(problem.features["train"])
     offsets = {name: unit_offsets(part, centre) for name, part in problem.features.items()}
     if problem.independent:
@@ -83,18 +85,19 @@ def probe_knn(problem: Problem, neighbours: int | None = None, temperature: floa
 def unit_centre(features: np.ndarray) -> np.ndarray:
     """About the mean (D,) float64 of feature vectors (N, D) brought to length 1: of `SAMPLE` to twice as many rows."""
     sample = features[:: max(len(features) // SAMPLE, 1)]
-    return sum((unit.sum(0) for _, unit in _unit(sample)), np.zeros(features.shape[1])) / max(len(sample), 1)
+    return sum((unit.sum(0) for _, unit, _ in _unit(sample)), np.zeros(features.shape[1])) / max(len(sample), 1)
 
 
-def _unit(features: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Rows and their vectors at length 1, float64, in one piece of memory that stays in a core's cache."""
+def _unit(features: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Rows, their vectors at length 1, and their lengths, float64, in memory that stays in a core's cache."""
     board = np.empty((CACHED, features.shape[1]))
     for start in range(0, len(features), CACHED):
         rows = slice(start, min(start + CACHED, len(features)))
         unit = board[: rows.stop - start]
         unit[:] = features[rows]
-        unit *= 1 / np.maximum(np.sqrt(np.einsum("nd,nd->n", unit, unit)), 1e-12)[:, None]
-        yield rows, unit
+        lengths = np.sqrt(np.einsum("nd,nd->n", unit, unit))
+        unit *= 1 / np.where(lengths > 0, lengths, 1)[:, None]
+        yield rows, unit, lengths
 
 
 def unit_offsets(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -104,14 +107,14 @@ def unit_offsets(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
     The class tokens of an untrained model differ by a hundred thousandth, and their cosines by less than float32 can
     tell beside 1. Of unit vectors c + a and c + b the product is a'b - (a'a + b'b) / 2 + 1, of which `nearest` adds up
-    only small numbers.
+    only small numbers. A vector of zeros stays one, and its product would be 1/2 too large.
     """
     width = features.shape[1]
     offsets = np.empty((len(features), width + 1), np.float32)
-    for rows, unit in _unit(features):
+    for rows, unit, lengths in _unit(features):
         part = offsets[rows, :width]
         np.subtract(unit, centre, out=part, casting="same_kind")
-        offsets[rows, width] = np.einsum("nd,nd->n", part, part) / 2
+        offsets[rows, width] = np.einsum("nd,nd->n", part, part) / 2 + (lengths == 0) / 2
     return offsets
 
 

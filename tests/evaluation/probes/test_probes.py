@@ -236,6 +236,24 @@ def test_knn_refuses_senseless_settings():
         probe_knn(Problem("multi-class", 3, features, labels), temperature=0.0)
 
 
+def test_knn_needs_a_training_case_beside_each():
+    features, labels = blobs(MULTI, counts=(2, 3, 3))
+    assert np.isfinite(probe_knn(Problem(MULTI, 3, features, labels)).test).all()
+    features, labels = blobs(MULTI, counts=(1, 3, 3))
+    with pytest.raises(UserError, match="training cases are 1; kNN needs 2 or more"):
+        probe_knn(Problem(MULTI, 3, features, labels))
+
+
+def test_zeros_have_cosine_zero():
+    support = np.array([[3, 0], [1, 1], [0, 0], [-1, 2]], np.float32)
+    centre = unit_centre(support)
+    (block,) = nearest(unit_offsets(np.float32([[2, 0], [0, 0]]), centre), unit_offsets(support, centre), 4)
+    similarity, rows = (part.numpy() for part in block)
+    assert rows[0].tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(similarity[0] - similarity[0, 0], [0, 0.5**0.5 - 1, -1, -(0.2**0.5) - 1], atol=1e-6)
+    assert np.ptp(similarity[1]) < 1e-6
+
+
 def test_mask_shares_sum_to_one_and_count_pixels():
     mask = np.zeros((8, 8), np.uint8)
     mask[:4, :6] = 2
