@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL.ExifTags import Base as Tag
 
 from .errors import TooLarge, UserError, unquoted
 from .intensity import Pixels
@@ -16,7 +17,6 @@ from .intensity import Pixels
 MAX_PIXELS = 89_478_485  # Pillow's own bound: larger images need tiles, not resizing to 224
 MAX_SIDE = 1 << 20  # rows or columns: decoders allocate a pointer for each row besides the pixels
 _MAX_SEQUENTIAL_PIXELS = 20 * MAX_PIXELS  # reaching frame n of a GIF decodes the n frames before it
-_TIFF_PHOTOMETRIC = 262
 _LIBRARIES = r"(PIL|pydicom|tifffile|nibabel|imagecodecs|h5py|av)(\.|$)"
 _QUIET = ("ignore", None, Warning, re.compile(_LIBRARIES), 0)
 _AVIF = ("AVIF",) if find_spec("PIL._avif") else ()  # Pillow 11.3 and newer
@@ -98,7 +98,7 @@ def from_pil(image: Image.Image, name: str) -> Pixels:
     try:
         # Pillow inverts "white is zero" TIFF of up to 8 bits, not of more, and no floats.
         tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
-        inverted = image.mode[0] in "IF" and tags.get(_TIFF_PHOTOMETRIC) == 0
+        inverted = image.mode[0] in "IF" and tags.get(Tag.PhotometricInterpretation) == 0
         image = ImageOps.exif_transpose(image)
         if image.mode in ("LA", "La"):
             image = image.convert("LA").getchannel(0)

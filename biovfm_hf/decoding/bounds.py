@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from PIL import Image, JpegImagePlugin, TiffImagePlugin
+from PIL.ExifTags import Base as Tag
 
 from ..errors import TooLarge, UserError
 from ..pictures import check_sides
@@ -17,7 +18,7 @@ MAX_FRAME_PIXELS = 500_000_000  # of an animation, canvas times frames: 10 s of 
 MAX_SCAN_PIXELS = 500_000_000  # of a progressive JPEG, picture times scans: each scan covers the whole picture
 _MAX_WEBP_PIXELS = 30_000_000  # of an animation's canvas, of which libwebp and Pillow hold five copies
 _MAX_RATIO = 1032  # most bytes that deflate can expand one byte to
-_TILE_WIDTH, _TILE_LENGTH, _BITS, _SAMPLES = 322, 323, 258, 277
+_PIECE_TAGS = (Tag.TileWidth, Tag.TileLength, Tag.SamplesPerPixel, Tag.BitsPerSample)
 
 
 def check_image(image: Image.Image, name: str) -> None:
@@ -105,7 +106,7 @@ def check_hdf5(data: Any, name: str) -> None:
 
 
 def _check_tile(tags: Any, name: str) -> None:
-    width, length, samples, bits = (_largest(tags.get(tag)) for tag in (_TILE_WIDTH, _TILE_LENGTH, _SAMPLES, _BITS))
+    width, length, samples, bits = (_largest(tags.get(tag)) for tag in _PIECE_TAGS)
     check_piece(width * length * max(1, samples) * max(1, bits // 8), "tiles", name)
 
 

@@ -18,7 +18,7 @@ from ..volumes import MAX_VOLUME_BYTES, Volume
 
 Beside = Callable[[str], BinaryIO]
 MAX_FILE_BYTES = 512 << 20
-GZIP = b"\x1f\x8b"
+GZIP = b"\x1f\x8b"  # how a gzip file begins
 _MASK = re.compile(r"mask|label|seg|annot|ground.?truth|^gt|gt$", re.IGNORECASE)
 NO_PICTURE = "no picture"
 """The outcome of a sound file that holds none."""

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import TooLarge, UserError, require
 from ..pictures import reason
 from ..volumes import Volume, canonical
-from .content import Source
+from .content import GZIP, Source
 
 _MAX_HEADER_BYTES = 64 << 20  # NIfTI header extensions sit between the header and the data
 _NIFTI1, _NIFTI1_PAIR, _NIFTI2 = b"n+1\0", b"ni1\0", (b"n+2\0", b"ni2\0")
@@ -91,7 +91,7 @@ def unpacked(file: BinaryIO) -> Iterator[Any]:
     """`file`, through a gzip reader if it is compressed; isal's is twice as fast as the standard one."""
     magic = file.read(2)
     file.seek(-len(magic), 1)
-    if magic != b"\x1f\x8b":
+    if magic != GZIP:
         yield file
         return
     try:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.ExifTags import Base as Tag
 
 from ..errors import UserError, require
 from ..intensity import Pixels
@@ -21,7 +22,6 @@ _HEIF = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1")  # the
 _AVIF = (b"avif", b"avis")
 _MAX_BOXES = 1 << 20  # before the pixels of a JPEG or JPEG 2000 file: a colour profile, descriptions
 _MAX_BRANDS = 1 << 12
-_ORIENTATION = 0x0112
 
 
 def read_raster(source: Source) -> Pages:
@@ -67,7 +67,7 @@ def _heif(source: Source) -> Pages:
     except Exception as error:  # each codec has an error of its own
         raise UserError(f"{source.name}: not a readable AVIF ({reason(error)}); fetch the file again") from error
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 2 else array
-    return one(as_pixels(oriented(array, image.getexif().get(_ORIENTATION, 1)), "last", source.name))
+    return one(as_pixels(oriented(array, image.getexif().get(Tag.Orientation, 1)), "last", source.name))
 
 
 def _reduced(image: Image.Image, source: Source) -> Pages:
@@ -75,7 +75,7 @@ def _reduced(image: Image.Image, source: Source) -> Pages:
     size, scale = image.size, (source.shorter_side or 0) / min(image.size)
     if scale < 1:
         image.draft(image.mode, (round(size[0] * scale), round(size[1] * scale)))
-    if image.getexif().get(_ORIENTATION, 1) > 4:  # orientations that exchange rows and columns
+    if image.getexif().get(Tag.Orientation, 1) > 4:  # orientations that exchange rows and columns
         size = size[::-1]
     return one(page_of(image, 0, source.name, None), size)
 
@@ -85,7 +85,7 @@ def _deep_png(source: Source, grey: bool) -> Pixels:
     with opened_image(source.file, source.name, source.max_pixels) as image:
         check_image(image, source.name)
         try:
-            orientation = image.getexif().get(_ORIENTATION, 1)
+            orientation = image.getexif().get(Tag.Orientation, 1)
             image.load()  # Pillow reports damage; OpenCV reads past it
         except MemoryError:
             raise

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import TooLarge, UserError
 from ..intensity import Pixels
 from ..volumes import Volume, believable, canonical
-from .content import Content, Pages, Source
+from .content import GZIP, Content, Pages, Source
 
 _BLOCK = 2**20
 MAX_HEADER_LINE = 2**16
@@ -233,7 +233,7 @@ def inflated(file: BinaryIO) -> Iterator[bytes]:
             pending = inflater.unconsumed_tail or (b"" if inflater.eof else file.read(_BLOCK))
         yield inflater.flush()
         pending = inflater.unused_data + file.read(_BLOCK) if inflater.eof else b""
-        if not pending.startswith(b"\x1f\x8b"):  # padding behind the voxels
+        if not pending.startswith(GZIP):  # padding behind the voxels
             return
 
 

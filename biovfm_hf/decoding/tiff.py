@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.ExifTags import Base as Tag
 
 from ..errors import TooLarge, UserError, require
 from ..intensity import Pixels
@@ -13,8 +14,7 @@ from ..pictures import as_pixels, check_size, coloured, oriented, page_of, reaso
 from .bounds import check_image, check_tiff_page
 from .content import Pages, Source, one
 
-_BITS, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _SAMPLES, _SUB_IFDS = 258, 262, 270, 274, 277, 330
-_SAMPLE_FORMAT, _DEPTH = 339, 32997
+_DEPTH = 32997  # the tag ImageDepth, which Pillow does not name
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _OTHER_COLOURS = {5: "CMYK", 8: "CIE Lab", 9: "ICC Lab", 10: "ITU Lab"}
 _TO_RGB = (6, 7)  # JPEG: its decoder gives RGB
@@ -56,10 +56,12 @@ def _plain(source: Source) -> Pages | None:
     try:
         image = Image.open(source.file, formats=("TIFF",))
         tags = image.tag_v2  # type: ignore[attr-defined]
-        deepest = 16 if tags.get(_SAMPLES, 1) == 1 else 8
-        whole = np.max(tags.get(_BITS, 1)) <= deepest and np.max(tags.get(_SAMPLE_FORMAT, 1)) == _UNSIGNED
-        more = _SUB_IFDS in tags or tags.get(_DEPTH, 1) > 1 or str(tags.get(_DESCRIPTION)).startswith(_IMAGEJ)
-        if not whole or more or tags.get(_PHOTOMETRIC) == _PALETTE or getattr(image, "n_frames", 1) > 1:
+        deepest = 16 if tags.get(Tag.SamplesPerPixel, 1) == 1 else 8
+        bits, kind = (np.max(tags.get(tag, 1)) for tag in (Tag.BitsPerSample, Tag.SampleFormat))
+        stack = tags.get(_DEPTH, 1) > 1 or str(tags.get(Tag.ImageDescription)).startswith(_IMAGEJ)
+        several = stack or Tag.SubIFDs in tags or getattr(image, "n_frames", 1) > 1
+        palette = tags.get(Tag.PhotometricInterpretation) == _PALETTE
+        if bits > deepest or kind != _UNSIGNED or several or palette:
             return None
     except Exception:  # the general path reports what is wrong
         return None
@@ -208,16 +210,17 @@ class _Tiff:
     def _by_tifffile(self, page: Any) -> Pixels:
         source = self._source
         _check(page, source)
-        if (colours := _OTHER_COLOURS.get(_tag(page, _PHOTOMETRIC, 1))) and page.compression not in _TO_RGB:
+        photometric = _tag(page, Tag.PhotometricInterpretation, 1)
+        if (colours := _OTHER_COLOURS.get(photometric)) and page.compression not in _TO_RGB:
             raise UserError(f"{source.name}: its colours are {colours}; convert it to RGB")
         if page.samplesperpixel > 4:
             raise UserError(f"{source.name}: has {page.samplesperpixel} channels; save the one or three to be shown")
-        if _tag(page, _PHOTOMETRIC, 1) == _YCBCR and page.compression not in _TO_RGB:
+        if photometric == _YCBCR and page.compression not in _TO_RGB:
             return self._by_opencv(page)
         try:
             array = page.asarray()
-            if _tag(page, _PHOTOMETRIC, 1) == _PALETTE:
-                return coloured(oriented(array, _tag(page, _ORIENTATION, 1)), np.asarray(page.colormap))
+            if photometric == _PALETTE:
+                return coloured(oriented(array, _tag(page, Tag.Orientation, 1)), np.asarray(page.colormap))
             if "S" in page.axes:
                 array = np.moveaxis(array, page.axes.index("S"), -1)
         except MemoryError:
@@ -226,7 +229,7 @@ class _Tiff:
             raise _damaged(source, error) from error
         if array.ndim == 3 and array.shape[-1] == 2:
             array = array[..., 0]  # grey and alpha
-        return _finished(array, page, source.name, _tag(page, _ORIENTATION, 1))
+        return _finished(array, page, source.name, _tag(page, Tag.Orientation, 1))
 
     def _by_opencv(self, page: Any) -> Pixels:
         """YCbCr that is not JPEG: libtiff converts and turns it."""
@@ -239,17 +242,17 @@ class _Tiff:
 
 
 def _finished(array: np.ndarray, page: Any, name: str, orientation: int) -> Pixels:
-    bits = int(np.max(_tag(page, _BITS, 1)))
+    bits = int(np.max(_tag(page, Tag.BitsPerSample, 1)))
     if array.dtype == np.uint8 and bits < 8:  # as Pillow has those of 2 and 4 bits
         array = np.rint(array * (255 / ((1 << bits) - 1))).astype(np.uint8)
     pixels = as_pixels(oriented(np.ascontiguousarray(array), orientation), "last", name)
-    return replace(pixels, inverted=_tag(page, _PHOTOMETRIC, 1) == 0)
+    return replace(pixels, inverted=_tag(page, Tag.PhotometricInterpretation, 1) == 0)
 
 
 def _is_whole_in_pillow(page: Any) -> bool:
     """Whether Pillow keeps all bits of a page: it swaps bytes of big-endian numbers twice if libtiff unpacked them."""
-    bits, kind = np.atleast_1d(_tag(page, _BITS, 1)), _tag(page, _SAMPLE_FORMAT, 1)
-    colours = _tag(page, _PHOTOMETRIC, 1)
+    bits, kind = np.atleast_1d(_tag(page, Tag.BitsPerSample, 1)), _tag(page, Tag.SampleFormat, 1)
+    colours = _tag(page, Tag.PhotometricInterpretation, 1)
     if colours == _PALETTE or (colours == _YCBCR and page.compression == 1):
         return False
     if page.samplesperpixel > 1:
@@ -260,7 +263,7 @@ def _is_whole_in_pillow(page: Any) -> bool:
 
 def _stored_dtype(page: Any) -> str | None:
     """The dtype of a page's bits if Pillow reads them as other numbers."""
-    kind, bits = _tag(page, _SAMPLE_FORMAT, 1), int(np.max(_tag(page, _BITS, 1)))
+    kind, bits = _tag(page, Tag.SampleFormat, 1), int(np.max(_tag(page, Tag.BitsPerSample, 1)))
     return {(_SIGNED, 8): "i1", (1, 32): "u4"}.get((kind, bits))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from unicodedata import category
 
+from biovfm_hf.decoding.content import GZIP
 from biovfm_hf.reading.image_files import has_no_suffix
 
 from ..limits import ARCHIVES, TOO_LARGE, Refused
@@ -18,7 +19,7 @@ UNREADABLE = (".rar", ".7z")
 MAX_EXPANSION = 200
 ALLOWANCE = 1 << 30  # bytes that any archive may unpack to
 MAX_TAR_HEADERS = 1 << 20  # header bytes of one member of a TAR; a long name and its attributes take a few KiB
-_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")  # how gzip, bzip2 and xz begin
+_PACKED = (GZIP, b"BZh", b"\xfd7zXZ\0")  # how gzip, bzip2 and xz begin
 _PACKED_END = 4096  # bytes that hold a packed file's last checksums
 _START = 132  # bytes of a member by which DICOM is recognised
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines and paragraphs
