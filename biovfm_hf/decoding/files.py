@@ -28,7 +28,8 @@ class Format(NamedTuple):
 
     Attributes:
         recognises: whether a file that begins with `start` and is called `name` belongs to it.
-        read: its decoder.
+        read: its decoder, which returns a `Volume` or `Pages` of `Pixels`; `as_pixels` of `biovfm_hf/pictures.py`
+            makes these from an array, and `one` gives the `Pages` of a single picture.
         suffixes: how its files' names end; `.gz` may follow each.
         single: whether a file as a rule holds one picture, which pretraining and the leakage guard take as it is.
     """

@@ -205,7 +205,8 @@ class TrainConfig:
 
     Attributes:
         title: its name in sentences.
-        summary: what it does, in a few words for a model card.
+        summary: what it does, for a model card: a noun, a colon and a main clause, as in "masked autoencoding: the
+            pixels of hidden patches are predicted". The card writes "It was pretrained by" before it.
         source: its paper, for a card's citation.
         family: of `BioVFMConfig.from_size`, whose architecture it trains.
         model_fields: further fields of `BioVFMConfig` that it needs.

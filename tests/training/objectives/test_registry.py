@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +66,8 @@ def test_an_entry_has_everything_that_other_code_reads(name: str, teacher: str) 
     """Walked by name, and the next test sees that no objective is left out."""
     kind, method = objectives.config_of(name), objectives.method_of(name)
     assert issubclass(kind, TrainConfig) and isinstance(method, Method)
-    assert kind().method == name and kind.title and len(kind.summary) > 20
+    assert kind().method == name and kind.title
+    assert re.fullmatch(r"[a-z][\w -]+: \w.{9,}[^.]", kind.summary), "a card says: It was pretrained by SUMMARY."
     assert kind.smallest_batch >= 1 and kind.crops >= 1
     config = small(name, teacher)
     model_config = biovfm_config(config)
@@ -100,6 +102,9 @@ def test_every_folder_is_walked_and_holds_the_same_files() -> None:
     for name in (path.parent.name for path in folder.glob("*/method.py")):
         assert same <= {path.name for path in (folder / name).glob("*.py")}
         assert f"{name}_smoke" in shipped_configs(name)
+    for page in ("CONTRIBUTING.md", "docs/pretraining.md"):
+        text = (folder.parents[1] / page).read_text(encoding="utf-8")
+        assert all(file in text for file in (*same, "NAME_smoke.yaml")), f"{page} leaves one out"
 
 
 def test_an_unknown_objective_is_reported_with_the_nearest_name() -> None:
