@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from .errors import UserError
+from .sizes import swiglu_width
 
 # Operations a second of GPUs at their peak, dense products in bfloat16 (V100: float16), from the makers' data sheets.
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "V100": 125e12}
@@ -90,11 +91,11 @@ class Architecture:
 
     @property
     def encoder(self) -> Blocks:
-        """The encoder's blocks. SwiGLU keeps two thirds of the feed-forward, rounded up to a multiple of 8."""
-        hidden, gated = int(self.hidden_size * self.mlp_ratio), self.ffn_type == "swiglu"
-        hidden = (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
+        """The encoder's blocks."""
+        width, ratio, gated = self.hidden_size, self.mlp_ratio, self.ffn_type == "swiglu"
+        hidden = swiglu_width(width, ratio) if gated else int(width * ratio)
         scaled = self.layerscale_value is not None
-        return Blocks(self.hidden_size, self.num_hidden_layers, hidden, gated, self.qkv_bias, scaled)
+        return Blocks(width, self.num_hidden_layers, hidden, gated, self.qkv_bias, scaled)
 
     @property
     def decoder(self) -> Blocks:

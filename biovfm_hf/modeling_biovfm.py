@@ -42,6 +42,7 @@ from .positions import (
     rotate,
     sincos_position_embeddings,
 )
+from .sizes import swiglu_width
 
 # Names in a list of `output_hidden_states`: blocks in transformers 5.18, in newer versions the embeddings too.
 _LISTS_NAME_EMBEDDINGS = hasattr(output_capturing, "select_hidden_states")
@@ -284,7 +285,7 @@ class BioVFMSwiGLU(nn.Module):
 
     def __init__(self, config: BioVFMConfig) -> None:
         super().__init__()
-        width = (int(int(config.hidden_size * config.mlp_ratio) * 2 / 3) + 7) // 8 * 8
+        width = swiglu_width(config.hidden_size, config.mlp_ratio)
         self.w12 = nn.Linear(config.hidden_size, 2 * width)
         self.w3 = nn.Linear(width, config.hidden_size)
 

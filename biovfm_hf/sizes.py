@@ -1,4 +1,4 @@
-"""The named sizes of the vision transformers, apart from their configuration, which takes seconds to import."""
+"""Sizes of the vision transformers, apart from their configuration, which takes seconds to import."""
 
 from typing import NamedTuple
 
@@ -38,6 +38,11 @@ def named(name: str) -> Size:
     if name not in SIZES:
         raise ValueError(f"there is no size {name!r}; choose one of {', '.join(SIZES)}")
     return SIZES[name]
+
+
+def swiglu_width(hidden_size: int, mlp_ratio: float) -> int:
+    """Hidden width of a SwiGLU: two thirds of the MLP's, rounded up to a multiple of 8 (DINOv2's `swiglu_ffn.py`)."""
+    return (int(int(hidden_size * mlp_ratio) * 2 / 3) + 7) // 8 * 8
 
 
 def check_patches(image_size: int, patch_size: int) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..cards.provenance import Provenance, read_provenance
 from ..errors import UserError, one_line
 from ..imagenet import IMAGENET_MEAN, IMAGENET_STD
+from ..sizes import swiglu_width
 from .provenance import licences_of
 
 if TYPE_CHECKING:
@@ -330,7 +331,7 @@ def _is_sincos(positions: "Tensor") -> bool:
 def _swiglu_ratio(width: int, hidden: int) -> float:
     """The mlp_ratio whose SwiGLU layer is `width` wide: DINOv2's 4, DINOv3's 6 or 3, else the exact one."""
     for ratio in (4.0, 6.0, 3.0):
-        if (int(ratio * hidden * 2 / 3) + 7) // 8 * 8 == width:
+        if swiglu_width(hidden, ratio) == width:
             return ratio
     return (width * 1.5 + 0.5) / hidden
 

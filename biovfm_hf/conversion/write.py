@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..cards.provenance import Provenance, write_provenance
 from ..errors import UserError
 from ..flops import Architecture
+from ..sizes import swiglu_width
 from ..writing.files import atomic_path
 from .read import Encoder
 
@@ -188,7 +189,7 @@ def _timm_config(encoder: Encoder) -> dict[str, Any]:
     swiglu = config.ffn_type == "swiglu"
     ratio = config.mlp_ratio
     if swiglu:  # timm takes the width of gate and value together
-        ratio = 2 * ((int(int(config.hidden_size * ratio) * 2 / 3) + 7) // 8 * 8) / config.hidden_size
+        ratio = 2 * swiglu_width(config.hidden_size, ratio) / config.hidden_size
     arguments = {
         "img_size": config.image_size,
         "patch_size": config.patch_size,
