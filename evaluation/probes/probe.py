@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from biovfm_hf.errors import OptionError
+from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.nearest import nearest
 from biovfm_hf.options import check_options, option
 from biovfm_hf.rooms import import_modules
@@ -103,6 +103,20 @@ class Problem:
     outputs: int
     features: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        """Check the features, since a probe would turn one that is not finite into scores for every case.
+
+        Raises:
+            UserError: some are not finite.
+        """
+        for split, vectors in self.features.items():
+            bad = int((~np.isfinite(vectors)).any(axis=1).sum())
+            if bad:
+                raise UserError(
+                    f"{split}: {bad} of the {len(vectors)} feature vectors are not finite; check the model's weights, "
+                    "and remove its cached features"
+                )
 
     @property
     def independent(self) -> bool:

@@ -184,6 +184,14 @@ def test_features_that_hardly_differ_are_warned_of(spread, warned):
     assert len(feature_warnings(problem)) == warned
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_features_that_are_not_finite_are_refused(split):
+    features, labels = blobs(counts=(5, 5, 5))
+    features[split][3, 1] = np.nan
+    with pytest.raises(UserError, match=f"{split}: 1 of the 5 feature vectors are not finite"):
+        Problem("multi-class", 3, features, labels)
+
+
 def test_constant_features_are_no_fault():
     features, labels = blobs()
     for part in features.values():
