@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import TooLarge, UserError, unquoted
 from ..pictures import as_pixels, named
 from ..volumes import Volume
-from .content import Content, Pages, Source, names_mask, one
+from .content import Content, Pages, Source, names_mask, one_picture
 from .matlab import MAX_BYTES, is_level_4, largest_array, largest_of_level_4
 
 _COLOURS = (1, 3, 4)
@@ -28,7 +28,7 @@ def content_of(array: np.ndarray, name: str) -> Content:
         UserError: another shape, or no real numbers.
     """
     if array.ndim == 2 or (array.ndim == 3 and (array.shape[2] in _COLOURS or array.shape[0] in (1, 3))):
-        return one(as_pixels(array, None, name))
+        return one_picture(as_pixels(array, None, name))
     if array.ndim == 4 and (array.shape[3] in _COLOURS or array.shape[1] in (1, 3)):
         channels = "last" if array.shape[3] in _COLOURS else "first"
         return Pages(len(array), lambda number: as_pixels(array[number], channels, name), "picture", in_memory=True)

@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 512 << 20
 GZIP = b"\x1f\x8b"  # how a gzip file begins
 _MASK = re.compile(r"mask|label|seg|annot|ground.?truth|^gt|gt$", re.IGNORECASE)
 NO_PICTURE = "no picture"
-"""The outcome of a sound file that holds none."""
+"""Why a sound file without a picture is left out."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Source:
 
     @contextmanager
     def companion(self, *names: str) -> Iterator[BinaryIO]:
-        """The open file beside this one that has the first of `names` that is there.
+        """Open the first of the files `names` that exists beside this one.
 
         Raises:
             UnsafePath: no other file may be opened, or it is elsewhere, missing or a link.
@@ -101,7 +101,7 @@ class Pages:
 Content = Pages | Volume
 
 
-def one(pixels: Pixels, size: tuple[int, int] | None = None) -> Pages:
+def one_picture(pixels: Pixels, size: tuple[int, int] | None = None) -> Pages:
     """The content of a file that holds one picture."""
     return Pages(1, lambda _: pixels, size=size)
 
@@ -154,7 +154,7 @@ def unpacked_start(file: BinaryIO, count: int) -> bytes:
 
 
 def first_bytes(source: Path | bytes, count: int) -> bytes:
-    """The first `count` bytes of a file or of a file's bytes."""
+    """The first `count` bytes of a file, which is given by its path or its content."""
     if isinstance(source, bytes):
         return source[:count]
     with source.open("rb") as file:

@@ -67,7 +67,7 @@ def read_dicom(source: Source) -> Content:
     source.file.seek(0)
     file = _File(source)
     dataset = file.dataset
-    with file.telling():
+    with file.as_user_error():
         if what := no_picture(dataset):
             raise NoPicture(f"{source.name}: is not a picture but {what}; leave it out")
         if not dataset.get("Rows") or not dataset.get("Columns"):
@@ -107,13 +107,13 @@ class _File:
         self.source = source = replace(source, file=_Measured(source.file))  # type: ignore[arg-type]
         self.pydicom = import_pydicom()
         self._start = source.file.tell()
-        with self.telling():
+        with self.as_user_error():
             deflated = is_deflated(self.pydicom, source.file, source.name)
             self.dataset = self.pydicom.dcmread(source.file, force=True, stop_before_pixels=not deflated)
             self._pixels_at = source.file.tell()
 
     @contextmanager
-    def telling(self) -> Iterator[None]:
+    def as_user_error(self) -> Iterator[None]:
         """Turn pydicom's exceptions into messages that repeat nothing of the file's header."""
         name = self.source.name
         try:
@@ -132,7 +132,7 @@ class _File:
 
     def frame(self, number: int) -> Pixels:
         """Decode one frame, at a reduced resolution if the source needs no more and the file offers one."""
-        with self.telling():
+        with self.as_user_error():
             file, dataset = self.source.file, self.dataset
             syntax = dataset.file_meta.get("TransferSyntaxUID", "")
             reduced = self._reduced(syntax)
@@ -228,7 +228,7 @@ class _File:
 
 def _frames_volume(file: _File, frames: int) -> Volume | None:
     """The frames as a volume, with a time axis if positions repeat; None if they are not evenly spaced slices."""
-    with file.telling():
+    with file.as_user_error():
         as_stored = [_frame_place(file.dataset, number) for number in range(frames)]
         order = slice_order(as_stored)
         places = [as_stored[number] for number in order]

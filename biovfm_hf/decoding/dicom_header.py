@@ -65,7 +65,7 @@ def described(error: Exception, start: bytes) -> str:
 def is_deflated(pydicom: Any, file: BinaryIO, name: str, most: int | None = None) -> bool:
     """Whether the data set is deflated; refuse one beyond `most` bytes (1 GiB), since pydicom sets no bound."""
     start = file.tell()
-    deflated = to_deflated(pydicom, file)
+    deflated = seek_deflated(pydicom, file)
     if deflated:
         most = _MAX_INFLATED_BYTES if most is None else most
         inflater, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
@@ -79,7 +79,7 @@ def is_deflated(pydicom: Any, file: BinaryIO, name: str, most: int | None = None
     return deflated
 
 
-def to_deflated(pydicom: Any, file: BinaryIO) -> bool:
+def seek_deflated(pydicom: Any, file: BinaryIO) -> bool:
     """Go to where the deflated data set of a file begins; False for a file without one."""
     start = file.tell()
     file.seek(start + 128)

@@ -8,7 +8,7 @@ from ..errors import UserError, require
 from ..intensity import Pixels
 from ..pictures import as_pixels, check_size, reason
 from .bounds import check_frames
-from .content import Pages, Source, one
+from .content import Pages, Source, one_picture
 
 _CODESTREAM, _CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 _PART_NUMBER = {b"jxlc": 0, b"jxlp": 4}  # bytes before the whole codestream in its box, and before a part in its own
@@ -36,10 +36,10 @@ def read_jpegxl(source: Source) -> Pages:
     data, name = source.whole(), source.name
     first = decoded(data, name, source.max_pixels)
     if not _header(data, name).animated:
-        return one(_pixels(first, name))
+        return one_picture(_pixels(first, name))
     frames = _decoded(data, name, None)
     if frames.ndim == first.ndim:  # an animation of one frame
-        return one(_pixels(first, name))
+        return one_picture(_pixels(first, name))
     check_frames(first.shape[0] * first.shape[1], len(frames), name)
     return Pages(len(frames), lambda number: _pixels(frames[number], name), "frame", in_memory=True)
 
@@ -60,7 +60,7 @@ def _pixels(array: np.ndarray, name: str) -> Pixels:
 
 
 def _decoded(data: bytes, name: str, frame: int | None) -> np.ndarray:
-    """One frame, or with None all of them, an axis before the rows."""
+    """One frame, or with None all of them, along a first axis."""
     codec = require("imagecodecs", "data")
     try:
         array: np.ndarray = codec.jpegxl_decode(data, index=frame)
@@ -136,7 +136,7 @@ def _is_animated(bits: "_Bits") -> bool:
     if not bits.take(1):
         return False
     bits.number(((0, 100), (0, 1000), (10, 1), (30, 1)))  # ticks
-    bits.number(((0, 1), (0, 1001), (8, 1), (10, 1)))  # by so many seconds
+    bits.number(((0, 1), (0, 1001), (8, 1), (10, 1)))  # in so many seconds
     bits.number(((0, 0), (3, 0), (16, 0), (32, 0)))  # repeats
     bits.take(1)  # time codes
     return True

@@ -32,7 +32,7 @@ _MAX_DEPTH = 8
 def largest_array(data: bytes, name: str = "the file") -> np.ndarray:
     """The numeric array with the most elements, in its class's dtype and MATLAB's order of axes.
 
-    Fields of structures and cells are searched; of arrays of one size, a logical one comes last.
+    Fields of structures and cells are searched; of equally large arrays, one that is not a mask is taken.
 
     Raises:
         UserError: damaged, over MAX_BYTES, or it holds no numeric array of two dimensions or more.

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..pictures import as_pixels, check_size
-from .content import MAX_FILE_BYTES, Pages, Source, one
+from .content import MAX_FILE_BYTES, Pages, Source, one_picture
 from .stored import numbers_of
 
 _CHANNELS = {b"P2": 1, b"P3": 3, b"P5": 1, b"P6": 3, b"Pf": 1, b"PF": 3}
@@ -52,11 +52,11 @@ def read_netpbm(source: Source) -> Pages:
         array = _floats(source, header)
     else:
         raise UserError(f"{source.name}: not a readable Netpbm file; check its header")
-    return one(as_pixels(array, "last", source.name))
+    return one_picture(as_pixels(array, "last", source.name))
 
 
 def _integers(source: Source, header: re.Match[bytes], shape: tuple[int, int, int], largest: int) -> np.ndarray:
-    """Numbers of up to 16 bits; those of a largest number under 255 as fractions of 255, as Pillow reads them."""
+    """Numbers of up to 16 bits; if the largest is under 255 they are scaled to 0 to 255, as Pillow does."""
     if not 0 < largest <= _LARGEST:
         raise UserError(f"{source.name}: numbers up to {largest} are not Netpbm; save it again with up to {_LARGEST}")
     check_size((shape[1], shape[0]), source.name, source.max_pixels)

@@ -43,7 +43,7 @@ def read_nifti(source: Source) -> Volume:
         UserError: not NIfTI, truncated, corrupt, over `source.max_bytes`, or nibabel is missing.
     """
     nibabel = require("nibabel", "data")
-    with _readable(source), unpacked(source.file) as file:
+    with _as_user_error(source), unpacked(source.file) as file:
         if source.name.lower().removesuffix(".gz").endswith(".img"):
             with source.companion(*_partners(source.name, ".hdr")) as other, unpacked(other) as header_file:
                 return _read(nibabel, source, _header(nibabel, header_file, source.name), file)
@@ -60,7 +60,7 @@ def read_mgh(source: Source) -> Volume:
     Raises:
         UserError: truncated, corrupt, or over `source.max_bytes`.
     """
-    with _readable(source), unpacked(source.file) as file:
+    with _as_user_error(source), unpacked(source.file) as file:
         header = np.frombuffer(_read_exactly(file, _MGH_HEADER.itemsize, source.name), _MGH_HEADER)[0]
         if int(header["type"]) not in _MGH_TYPES:
             raise UserError(f"{source.name}: holds numbers of kind {int(header['type'])}, an unknown kind")
@@ -75,7 +75,7 @@ def read_mgh(source: Source) -> Volume:
 
 
 @contextmanager
-def _readable(source: Source) -> Iterator[None]:
+def _as_user_error(source: Source) -> Iterator[None]:
     try:
         yield
     except (UserError, MemoryError):
@@ -103,8 +103,10 @@ def unpacked(file: BinaryIO) -> Iterator[Any]:
 
 
 def _partners(name: str, suffix: str) -> tuple[str, str]:
-    """Names of the other file of a pair: a.hdr for a.img, A.HDR for A.IMG, a.img.gz for a.hdr.gz; or else only one
-    of both is packed."""
+    """Names that the other file of a pair can have: a.hdr for a.img, A.HDR for A.IMG, a.img.gz for a.hdr.gz.
+
+    The second is its name if only one of the two is packed.
+    """
     path = PurePosixPath(name.rpartition("!")[2])
     packed = path.suffix.lower() == ".gz"
     stem, own = (path.with_suffix(""), path.suffix) if packed else (path, "")

@@ -1,4 +1,4 @@
-"""Decoder of PNG, JPEG, BMP, GIF, PPM, WebP, AVIF and JPEG 2000; what Pillow cuts to 8 bits uses other decoders."""
+"""Decoder of PNG, JPEG, BMP, GIF, PPM, WebP, AVIF and JPEG 2000: Pillow, or another where Pillow cuts to 8 bits."""
 
 from io import BytesIO
 from typing import Any
@@ -11,7 +11,7 @@ from ..errors import UserError, require
 from ..intensity import Pixels
 from ..pictures import RASTER_FORMATS, as_pixels, check_size, frames_of, opened_image, oriented, page_of, reason
 from .bounds import check_image, jpeg_frame
-from .content import Pages, Source, one
+from .content import Pages, Source, one_picture
 
 RASTER_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".bmp", ".gif", ".webp", ".avif",
@@ -33,11 +33,11 @@ def read_raster(source: Source) -> Pages:
     start = source.file.read(32)
     source.file.seek(0)
     if start[:8] == _PNG and start[24:25] == b"\x10" and start[25:26] in (b"\2", b"\4", b"\6"):
-        return one(_deep_png(source, grey=start[25:26] == b"\4"))
+        return one_picture(_deep_png(source, grey=start[25:26] == b"\4"))
     if start.startswith(_JPEG2000) and (deep := _deep_jpeg2000(source)) is not None:
-        return one(deep)
+        return one_picture(deep)
     if start.startswith(_JPEG) and (deep := _deep_jpeg(source)) is not None:
-        return one(deep)
+        return one_picture(deep)
     if start[4:12] in _HEIF:
         return _heif(source)
     image = opened_image(source.file, source.name, source.max_pixels)
@@ -67,7 +67,7 @@ def _heif(source: Source) -> Pages:
     except Exception as error:  # each codec has an error of its own
         raise UserError(f"{source.name}: not a readable AVIF ({reason(error)}); fetch the file again") from error
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 2 else array
-    return one(as_pixels(oriented(array, image.getexif().get(Tag.Orientation, 1)), "last", source.name))
+    return one_picture(as_pixels(oriented(array, image.getexif().get(Tag.Orientation, 1)), "last", source.name))
 
 
 def _reduced(image: Image.Image, source: Source) -> Pages:
@@ -77,7 +77,7 @@ def _reduced(image: Image.Image, source: Source) -> Pages:
         image.draft(image.mode, (round(size[0] * scale), round(size[1] * scale)))
     if image.getexif().get(Tag.Orientation, 1) > 4:  # orientations that exchange rows and columns
         size = size[::-1]
-    return one(page_of(image, 0, source.name, None), size)
+    return one_picture(page_of(image, 0, source.name, None), size)
 
 
 def _deep_png(source: Source, grey: bool) -> Pixels:

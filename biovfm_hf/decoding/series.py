@@ -16,7 +16,7 @@ from ..errors import TooLarge, UserError
 from ..intensity import Pixels, Window
 from ..volumes import AXES, Volume, canonical
 from .content import GZIP, NO_PICTURE, unpacked_start
-from .dicom_header import import_pydicom, is_grey, is_mosaic, no_picture, to_deflated
+from .dicom_header import import_pydicom, is_grey, is_mosaic, no_picture, seek_deflated
 
 TAGS = [
     "ImageType", "SOPClassUID", "SOPInstanceUID", "AcquisitionTime", "Modality", "SeriesInstanceUID", "InstanceNumber",
@@ -31,7 +31,9 @@ SAME_POSITION = 0.01  # mm: files of one position may round it differently; real
 # How far, in steps, a slice may lie from where even distances put it. Tables that report tenths of a millimetre move
 # slices 1.25 mm apart by up to 0.08; where one slice is missing, others move by a third or more.
 MAX_UNEVENNESS = 0.1
-MAX_MISSING = 0.1  # of the slices of a stack, none next to another: a damaged file is one, or one of another shape
+# Share of a stack's slices that may be missing, no two of them neighbours. A damaged file counts as missing, and so
+# does one of another shape.
+MAX_MISSING = 0.1
 
 Open = Callable[[], AbstractContextManager[BinaryIO]]
 
@@ -84,8 +86,8 @@ def group_series(places: Iterable[tuple[str, Place | None]]) -> tuple[list[list[
     Slices are ordered along the normal of their plane if all state their position, else by time. Slices of one
     position are ordered by TemporalPositionIdentifier, InstanceNumber, then AcquisitionTime (it may pass midnight). A
     scout of another plane and a second file of one position form a series of their own, so that the volume is not
-    lost. Files without a series are one if they form a stack, else each is its own. Series and their order
-    depend on the file names and headers only; no header value is returned.
+    lost. Files that state no series count as one if they form a stack; otherwise each is a series of its own. Series
+    and their order depend on the file names and headers only; no header value is returned.
 
     Args:
         places: the name of each file and its place, as `read_places` yields them.
@@ -431,14 +433,14 @@ def slice_order(places: Sequence[Place]) -> list[int]:
 
 def _inflated(pydicom: Any, file: BinaryIO) -> "_Beginning":
     """The beginning of a deflated data set, inflated."""
-    if not to_deflated(pydicom, file):
+    if not seek_deflated(pydicom, file):
         raise ValueError("its header has no end")
     data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(_MAX_INFLATED), _MAX_INFLATED)
     return _Beginning(BytesIO(data))
 
 
 class _WholeFileError(ValueError):
-    """What is read asks for a whole file."""
+    """pydicom asked for all the rest of a file."""
 
 
 class _Beginning:

@@ -1,4 +1,4 @@
-"""Shared reader of NRRD and MetaImage: a text header that locates the voxels, and voxels that are not trusted."""
+"""Shared reader of NRRD and MetaImage: the lines of a text header, and the voxels that it describes, within limits."""
 
 import binascii
 import bz2
@@ -35,9 +35,9 @@ class Stored:
         encoding: "raw", "zlib" (which stands for gzip too), "bz2", "text" or "hex".
         files: names of the files beside the header that hold the voxels, in order; if empty, they follow the header.
         channels: numbers per voxel; 3 is RGB, of 4 the last is dropped.
-        channel_axis: which axis these would be in `shape`; 0: they are stored next to each other.
-        skip_lines: lines before the voxels, of each file.
-        skip_bytes: bytes before the voxels, of each file, after any decompression; -1: the voxels end the file.
+        channel_axis: how many axes of `shape` vary faster than the channels; 0: a voxel's numbers are neighbours.
+        skip_lines: lines of each file to skip before its voxels.
+        skip_bytes: bytes of each file, after any decompression, to skip before its voxels; -1: voxels end the file.
         time_axis: which axis holds time points, or the frames of a list; None: the fourth, if there is one.
     """
 

@@ -12,7 +12,7 @@ from ..errors import TooLarge, UserError, require
 from ..intensity import Pixels
 from ..pictures import as_pixels, check_size, coloured, oriented, page_of, reason
 from .bounds import check_image, check_tiff_page
-from .content import Pages, Source, one
+from .content import Pages, Source, one_picture
 
 _DEPTH = 32997  # the tag ImageDepth, which Pillow does not name
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
@@ -34,7 +34,8 @@ def is_tiff(start: bytes) -> bool:
 def read_tiff(source: Source) -> Pages:
     """Open a TIFF: its pages, or the smallest sufficient level of a pyramid.
 
-    Pillow decodes the many files that it keeps whole; tifffile decodes colour of over 8 bits and 64-bit numbers.
+    Pillow decodes files of which it keeps all bits, and they are most; tifffile decodes the others, such as colour of
+    over 8 bits.
 
     Raises:
         UserError: damaged, or over `source.max_pixels`.
@@ -48,8 +49,8 @@ def read_tiff(source: Source) -> Pages:
 
 
 def _plain(source: Source) -> Pages | None:
-    """Fast path for the commonest TIFF: one page that Pillow keeps whole; None for others."""
-    if source.file.read(4) in _BIG_STARTS:  # Pillow skips tags of their own types
+    """Fast path for the commonest TIFF: one page of which Pillow keeps all bits; None for others."""
+    if source.file.read(4) in _BIG_STARTS:  # Pillow skips tags of types that only BigTIFF has
         source.file.seek(0)
         return None
     source.file.seek(0)
@@ -70,7 +71,7 @@ def _plain(source: Source) -> Pages | None:
     check_size(image.size, source.name, source.max_pixels)
     check_image(image, source.name)
     try:
-        return one(page_of(image, None, source.name, source.max_pixels))
+        return one_picture(page_of(image, None, source.name, source.max_pixels))
     except TooLarge:
         raise
     except UserError:
@@ -104,7 +105,7 @@ class _Tiff:
         if number and (first.imagewidth, first.imagelength) != (chosen.imagewidth, chosen.imagelength):
             return None
         _check(chosen, self._source)
-        if self._image is None or not _is_whole_in_pillow(chosen):
+        if self._image is None or not _pillow_keeps_all_bits(chosen):
             return self._by_tifffile(chosen)
         try:
             pixels = page_of(self._image, number, self._source.name, self._source.max_pixels)
@@ -123,13 +124,13 @@ class _Tiff:
             return None
         pages = [page for number in range(self.count) if _has_levels(page := self._frame(number), first)]
         if len(pages) > 1:
-            return Pages(len(pages), lambda number: self._decoded(self._serving(pages[number])), "page")
-        chosen = self._serving(first)
+            return Pages(len(pages), lambda number: self._decoded(self._smallest_sufficient(pages[number])), "page")
+        chosen = self._smallest_sufficient(first)
         if chosen is first and self.count == 1:
             return None
-        return one(self._decoded(chosen), _size(first))
+        return one_picture(self._decoded(chosen), _size(first))
 
-    def _serving(self, page: Any) -> Any:
+    def _smallest_sufficient(self, page: Any) -> Any:
         """The page itself or its smallest level that suffices."""
         source, levels = self._source, [page, *self._smaller(page)]
         fitting = [page for page in levels if page.imagewidth * page.imagelength <= source.max_pixels]
@@ -140,7 +141,8 @@ class _Tiff:
     def stack(self) -> Pages | None:
         """Pictures stored in the single page of a file; None if there are none.
 
-        ImageJ writes a stack of over 4 GB as the first picture's page followed by all others; tiles may be deep.
+        ImageJ writes a stack of over 4 GB as the first picture's page followed by all others. A page of tiles can have
+        a depth.
         """
         first = self._frame(0)
         if self.count > 1:
@@ -183,7 +185,7 @@ class _Tiff:
 
     def _decoded(self, page: Any) -> Pixels:
         number = next((n for n in range(self.count) if self._frame(n) is page), None)
-        if number is None or self._image is None or not _is_whole_in_pillow(page):
+        if number is None or self._image is None or not _pillow_keeps_all_bits(page):
             return self._by_tifffile(page)
         self._image.seek(number)
         return page_of(self._image, None, self._source.name, self._source.max_pixels)
@@ -243,13 +245,13 @@ class _Tiff:
 
 def _finished(array: np.ndarray, page: Any, name: str, orientation: int) -> Pixels:
     bits = int(np.max(_tag(page, Tag.BitsPerSample, 1)))
-    if array.dtype == np.uint8 and bits < 8:  # as Pillow has those of 2 and 4 bits
+    if array.dtype == np.uint8 and bits < 8:  # scaled to 0 to 255, as Pillow does
         array = np.rint(array * (255 / ((1 << bits) - 1))).astype(np.uint8)
     pixels = as_pixels(oriented(np.ascontiguousarray(array), orientation), "last", name)
     return replace(pixels, inverted=_tag(page, Tag.PhotometricInterpretation, 1) == 0)
 
 
-def _is_whole_in_pillow(page: Any) -> bool:
+def _pillow_keeps_all_bits(page: Any) -> bool:
     """Whether Pillow keeps all bits of a page: it swaps bytes of big-endian numbers twice if libtiff unpacked them."""
     bits, kind = np.atleast_1d(_tag(page, Tag.BitsPerSample, 1)), _tag(page, Tag.SampleFormat, 1)
     colours = _tag(page, Tag.PhotometricInterpretation, 1)

@@ -93,7 +93,7 @@ def finite(value: object) -> float | None:
 
 
 def as_number(value: Any) -> Any:
-    """Text that is a number, such as 1e-5, which YAML does not read as one, as a float; any other value as it is."""
+    """Text that is a number, such as 1e-5, which YAML reads as text, as a float; any other value as it is."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

@@ -13,7 +13,7 @@ NONE_LEFT = "no image is left by data.modality and data.source together"
 
 
 def name_of(value: Any, names: Sequence[str] | None) -> str:
-    """A cell of a column of groups as text, null as ""; class labels are numbers of `names`, and -1 for none."""
+    """A cell of a column of groups as text, "" for null; a class label is the number of one of `names`, -1 of none."""
     if value is None or (names and value < 0):
         return ""
     return str(names[value] if names else value)

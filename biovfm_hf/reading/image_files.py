@@ -33,7 +33,7 @@ _DICOM_START = 132  # bytes by which DICOM is recognised
 _PNG_HEADER = 33  # bytes of the signature and the first chunk
 _BASELINE, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 _MAX_PLAIN_BYTES = 512 << 20
-_MAX_PLAIN_SIDE = 1 << 16  # of a PNG: libpng takes memory for each row besides the pixels; JPEG ends here by itself
+_MAX_PLAIN_SIDE = 1 << 16  # of a PNG: libpng takes memory for each row besides the pixels; a JPEG cannot state more
 _MAX_PLAIN_SCANS = 20  # of a progressive JPEG, each of which costs as much as a picture; encoders write 10
 
 

@@ -49,9 +49,10 @@ _CALLS_PER_WORKER = 500  # a fresh one now and then frees what decoders leak
 _MAX_GROWTH = 256 << 20  # most address space that a worker may keep from earlier files when it gets another
 _MUCH_GROWTH = 32 << 20  # beyond it a failed file is tried again in a fresh worker
 _START = 120.0  # seconds until the process that workers are forked from has imported all, on a busy machine
-_LOOK = 5.0  # seconds between two looks at a worker that sends nothing
+_CHECK_EVERY = 5.0  # seconds between two checks of a worker that sends nothing
 _PR_SET_PDEATHSIG = 1
-# pydicom takes 0.2 s, again in each worker; av's libraries no longer fit once many files were read
+# Imported before workers are forked: pydicom would take 0.2 s in each, and the libraries of av would no longer
+# fit into the memory of a worker that has read many files.
 DECODERS = ("biovfm_hf.pixels", "biovfm_hf.decoding", "pydicom.pixels", "av")
 _CAN_FORK = hasattr(os, "fork")  # elsewhere limits do not exist, and functions are called in this process
 _OWN = ("biovfm_hf", "dataset_builder", "training", "evaluation", "model_cards", "tests")
@@ -65,7 +66,7 @@ class Limits:
     Attributes:
         memory: bytes of memory of a worker, its imports included.
         seconds: CPU seconds of one call, over all its results.
-        patience: seconds by the clock without a result, for a call that waits without computing.
+        patience: wall-clock seconds without a result; it ends a call that waits without computing.
         output: bytes of all results of one call.
         results: how many results one call may give.
     """
@@ -308,8 +309,8 @@ class _Worker:
         """
         poll, left, stopped = select.poll(), self.channel.gettimeout() or 0.0, False
         poll.register(self.channel, select.POLLIN)
-        while not poll.poll(1000 * min(left, _LOOK)):
-            left -= _LOOK
+        while not poll.poll(1000 * min(left, _CHECK_EVERY)):
+            left -= _CHECK_EVERY
             if left <= 0:
                 raise TimeoutError
             before, stopped = stopped, is_stopped(self.pid)

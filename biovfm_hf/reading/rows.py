@@ -12,7 +12,7 @@ from .groups import NONE_LEFT, check_filter, column_values
 
 
 def row_ids(table: Any) -> list[str]:
-    """The id of each row of a `datasets` table: PATH[:VIEW][:INDEX] by those columns, else its number."""
+    """The id of each row of a `datasets` table: PATH[:VIEW][:INDEX] from these columns; without a path, its number."""
     if "path" not in table.features:
         return [str(number) for number in range(len(table))]
     parts = [table[name] for name in ("path", "view", "index") if name in table.features]
