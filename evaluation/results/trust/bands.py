@@ -10,9 +10,10 @@ from ...tasks.classes import is_missing
 
 MAX_GROUPS = 8  # a column with more different numbers is divided into bands
 AGE_BANDS = (20, 40, 60, 80)  # years, as in Seyyed-Kalantari et al. (2021)
-OLDEST = 120  # years; numbers beyond are no ages, such as the 411 of ChestX-ray14
+OLDEST = 120  # years; larger numbers are not ages, such as the 411 in ChestX-ray14
 YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # of the units of DICOM's age strings, as in 006M
-AGE_NAME = re.compile("(patients?|subjects?)?age(in)?(years?|yrs?|y)?")  # its letters: `Patient Age`, `age_years`
+# The letters of a column's name, such as `Patient Age` or `age_years`.
+AGE_NAME = re.compile("(patients?|subjects?)?age(in)?(years?|yrs?|y)?")
 UNKNOWN = "unknown"
 ALSO_MISSING = {"-", "?", "none", "missing", UNKNOWN}  # in a column of groups; a label may be "none"
 

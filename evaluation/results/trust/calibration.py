@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...statistics.metrics import ECE_BINS
-from .groups import LEAST, NORMAL, check_groups
+from .groups import FEWEST, Z_95, check_groups
 
 STEPS = 50
 CLIP = 1e-6  # scores are clipped to this distance from 0 and 1, so that their logits are finite
@@ -42,8 +42,8 @@ def _calibration(labels: np.ndarray, scores: np.ndarray) -> Row:
     positives = int(labels.sum())
     row: Row = {"n": len(labels), "prevalence": float(labels.mean()), "mean_score": float(scores.mean()),
                 "ece": expected_error(labels, scores)}  # fmt: skip
-    if min(positives, len(labels) - positives) < LEAST:
-        few = f"{positives} positives and {len(labels) - positives} negatives; a slope needs {LEAST} of each"
+    if min(positives, len(labels) - positives) < FEWEST:
+        few = f"{positives} positives and {len(labels) - positives} negatives; a slope needs {FEWEST} of each"
         return {**row, "reason": few}
     fit = cox(labels, scores)
     return {**row, **fit} if fit else {**row, "reason": "the scores separate all positives from all negatives"}
@@ -52,7 +52,7 @@ def _calibration(labels: np.ndarray, scores: np.ndarray) -> Row:
 def expected_error(labels: np.ndarray, scores: np.ndarray) -> float:
     """Expected calibration error over at most 15 bins of equal mass, each with 10 or more cases."""
     order = np.argsort(scores, kind="stable")
-    bins = np.array_split(order, min(ECE_BINS, max(len(order) // LEAST, 1)))
+    bins = np.array_split(order, min(ECE_BINS, max(len(order) // FEWEST, 1)))
     return float(sum(abs(float((labels[rows] - scores[rows]).sum())) for rows in bins) / max(len(labels), 1))
 
 
@@ -70,7 +70,7 @@ def cox(labels: np.ndarray, scores: np.ndarray) -> Row | None:
         weights = weights + np.clip(step, -2, 2)
         if np.abs(step).max() < 1e-10:
             errors = np.sqrt(np.diag(np.linalg.inv(information)))
-            return {name: {"value": float(value), "low": float(value - NORMAL * error),
-                           "high": float(value + NORMAL * error)}
+            return {name: {"value": float(value), "low": float(value - Z_95 * error),
+                           "high": float(value + Z_95 * error)}
                     for name, value, error in zip(("intercept", "slope"), weights, errors, strict=True)}  # fmt: skip
     return None

@@ -38,7 +38,7 @@ def hinge_scores(probabilities: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Cumulated:
+class CumulativeScores:
     """The scores of APS (Romano et al. 2020) and RAPS (Angelopoulos et al. 2021).
 
     A label's score is the summed probability of all labels down to this one, minus u times its own, plus `penalty` for
@@ -92,8 +92,8 @@ def class_p_values(calibration: np.ndarray, labels: np.ndarray, scores: np.ndarr
     columns = []
     for label in range(scores.shape[1]):
         own = np.sort(calibration[labels == label])
-        stranger = len(own) - np.searchsorted(own, scores[:, label] - TOLERANCE, side="left")
-        columns.append((stranger + 1) / (len(own) + 1))
+        as_unusual = len(own) - np.searchsorted(own, scores[:, label] - TOLERANCE, side="left")
+        columns.append((as_unusual + 1) / (len(own) + 1))
     return np.stack(columns, axis=1)
 
 
@@ -124,7 +124,7 @@ def class_conditional(calibration: Calibration, probabilities: np.ndarray, cover
 
 def aps(calibration: Calibration, probabilities: np.ndarray, coverage: float) -> np.ndarray:
     """APS sets (n, C), randomised so that their coverage does not exceed the requested one."""
-    return _cumulated_sets(Cumulated(), calibration, probabilities, coverage)
+    return _cumulated_sets(CumulativeScores(), calibration, probabilities, coverage)
 
 
 def raps(calibration: Calibration, probabilities: np.ndarray, coverage: float) -> np.ndarray:
@@ -141,18 +141,18 @@ def _tuning_cases(calibrated: int) -> int:
     return max(int(TUNING_SHARE * calibrated), 1)
 
 
-def choose_penalty(tuning: Calibration, coverage: float) -> Cumulated:
+def choose_penalty(tuning: Calibration, coverage: float) -> CumulativeScores:
     """RAPS's parameters (Angelopoulos et al. 2021, appendix E): free ranks that cover, penalty for smallest sets."""
     ranks = true_scores(label_ranks(tuning.probabilities), tuning.labels) + 1
     free = threshold(ranks, coverage)
     free = int(free) if np.isfinite(free) else tuning.probabilities.shape[1]
-    choices = [Cumulated(penalty, free) for penalty in LAMBDAS]
+    choices = [CumulativeScores(penalty, free) for penalty in LAMBDAS]
     sizes = [_cumulated_sets(each, tuning, tuning.probabilities, coverage).sum() for each in choices]
     return choices[int(np.argmin(sizes))]
 
 
 def _cumulated_sets(
-    scores: Cumulated, calibration: Calibration, probabilities: np.ndarray, coverage: float
+    scores: CumulativeScores, calibration: Calibration, probabilities: np.ndarray, coverage: float
 ) -> np.ndarray:
     before = scores(calibration.probabilities, calibration.noise(len(calibration.labels), 0))
     limit = threshold(true_scores(before, calibration.labels), coverage)
@@ -161,7 +161,7 @@ def _cumulated_sets(
 
 @dataclass(frozen=True)
 class Share:
-    """Test cases with a common threshold: their number, that of its calibration cases, and of the ranks left out.
+    """Test cases with one threshold: `tested` cases, and `calibrated` cases from which the threshold was set.
 
     The score of a test case has one of calibrated + 1 ranks among those of the calibration cases, all equally likely;
     `left_out` of them are beyond the threshold.

@@ -16,8 +16,8 @@ from biovfm_hf.results.significance import holm
 
 from ...statistics.significance import delong_shares
 
-LEAST = 10  # fewest positives, and negatives, of a group that gets an AUC
-NORMAL = 1.959963984540054  # 97.5 % of a standard normal lie below
+FEWEST = 10  # fewest positives, and negatives, of a group that gets an AUC
+Z_95 = 1.959963984540054  # quantile of the standard normal distribution for 95 % intervals
 
 Row = dict[str, Any]
 
@@ -67,15 +67,15 @@ def _group_auc(labels: np.ndarray, scores: np.ndarray, members: np.ndarray, subj
     labels, scores = labels[members], scores[members]
     positives = int(labels.sum())
     row: Row = {"n": len(labels), "positives": positives}
-    if min(positives, len(labels) - positives) < LEAST:
-        few = f"{positives} positives and {len(labels) - positives} negatives; an AUC needs {LEAST} of each"
+    if min(positives, len(labels) - positives) < FEWEST:
+        few = f"{positives} positives and {len(labels) - positives} negatives; an AUC needs {FEWEST} of each"
         return {**row, "reason": few}
     aucs, shares = delong_shares(labels, scores)
     own = shares[0]
     if subjects is not None:
         own = np.bincount(np.unique(subjects[members], return_inverse=True)[1].reshape(-1), weights=own)
     auc, variance = float(aucs[0]), float((own**2).sum())
-    half = NORMAL * variance**0.5
+    half = Z_95 * variance**0.5
     low, high = (auc - half, auc + half) if variance > 0 else newcombe(auc, positives, len(labels) - positives)
     return {**row, "auc": auc, "low": max(low, 0.0), "high": min(high, 1.0), "variance": variance}
 
@@ -88,7 +88,7 @@ def newcombe(auc: float, positives: int, negatives: int) -> tuple[float, float]:
 
     def beyond(value: float) -> float:
         spread = 1 + (mean - 1) * ((1 - value) / (2 - value) + value / (1 + value))
-        return (auc - value) ** 2 - NORMAL**2 * value * (1 - value) * spread / (positives * negatives)
+        return (auc - value) ** 2 - Z_95**2 * value * (1 - value) * spread / (positives * negatives)
 
     low = brentq(beyond, 1e-12, auc - 1e-12) if auc > 0 and beyond(1e-12) > 0 > beyond(auc - 1e-12) else 0.0
     high = brentq(beyond, auc + 1e-12, 1 - 1e-12) if auc < 1 and beyond(auc + 1e-12) < 0 < beyond(1 - 1e-12) else 1.0
@@ -104,13 +104,13 @@ def _difference(a: Row, b: Row) -> Row:
     above_a, below_b = _reach(a, "high"), _reach(b, "low")
     low, high = difference - np.hypot(below_a, above_b), difference + np.hypot(above_a, below_b)
     half = (high - difference) if difference < 0 else (difference - low)
-    p = float(2 * norm.sf(abs(difference) / (half / NORMAL))) if half > 0 else float(difference == 0)
+    p = float(2 * norm.sf(abs(difference) / (half / Z_95))) if half > 0 else float(difference == 0)
     return {"difference": difference, "low": float(low), "high": float(high), "p": p}
 
 
 def _reach(row: Row, end: str) -> float:
     """Distance of an end from the AUC, from the variance if there is one, because ends are clipped at 0 and 1."""
-    return NORMAL * row["variance"] ** 0.5 if row["variance"] > 0 else abs(row["auc"] - row[end])
+    return Z_95 * row["variance"] ** 0.5 if row["variance"] > 0 else abs(row["auc"] - row[end])
 
 
 def group_rates(labels: np.ndarray, decisions: np.ndarray, groups: np.ndarray) -> dict[str, Row]:
@@ -172,7 +172,7 @@ def shifted_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> 
 
     Returns:
         {group: {"bpsn": AUC of the others' positives against its negatives, "bnsp": AUC of its positives against the
-        others' negatives}}, None if there are fewer than `LEAST` of either.
+        others' negatives}}, None if there are fewer than `FEWEST` of either.
     """
     groups = check_groups(groups, len(labels))
     aucs = {}

@@ -17,8 +17,8 @@ from .bands import bands
 from .report import group_lines, group_rows
 
 GROUPS_FILE = "groups.json"
-GROUPING = (*NAMING, "by")
-MEASURED = (*NAMING, "revision", "data")
+GROUPING = (*NAMING, "by")  # fields by which a later row replaces an earlier one
+MEASURED = (*NAMING, "revision", "data")  # fields by which a row belongs to a record that is still there
 
 
 def check_columns(tasks: list[Task], by: tuple[str, ...]) -> None:

@@ -90,13 +90,14 @@ def conformal_rows(
         there are no rows and a note says so.
     """
     if not all(_probabilities(column) for split in (val, test) for column in columns(split)):
-        return [], ["no conformal sets: scores are no probabilities (0 to 1, of classes with the sum 1)"]
+        return [], ["no conformal sets: scores are not probabilities (0 to 1, with the sum 1 over classes)"]
     rows = [
         _conformal_row(calibrated, column, name, coverage, seed, groups or {})
         for calibrated, column in zip(columns(val), columns(test), strict=True)
         for name in METHODS
     ]
-    return rows, ["conformal sets are calibrated on the validation split; what was chosen on it weakens the promise"]
+    note = "conformal sets are calibrated on the validation split; if it served other choices too, they may cover less"
+    return rows, [note]
 
 
 def _probabilities(column: Column) -> bool:
@@ -182,7 +183,7 @@ def trust_lines(trust: dict[str, Any]) -> list[str]:
         lines += ["", "conformal sets                 promised  measured   95 % interval      mean size  empty"]
     for row in trust["conformal"]:
         size = f"{row['mean_size']:>11.2f}{row['empty']:>7}"
-        doubt = "" if row["as_expected"] else "  (not what chance allows)"
+        doubt = "" if row["as_expected"] else "  (outside the range expected by chance)"
         lines.append(f"{row['column']:<12}{row['method']:<19}{row['promised']:>8.2f}{row['coverage']:>10.4f}"
                      f"   {row['low']:.4f} to {row['high']:.4f}{size}{doubt}")  # fmt: skip
     return lines

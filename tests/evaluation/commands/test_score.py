@@ -194,6 +194,6 @@ def test_trust_without_probabilities_or_validation_says_so(write, capsys):
         test_labels=labels, test_scores=np.eye(3)[labels] * 9, val_labels=labels, val_scores=np.eye(3)[labels]
     )
     assert run(path, "--trust", task="multi-class") == 0
-    assert "no conformal sets: scores are no probabilities" in capsys.readouterr().out
+    assert "no conformal sets: scores are not probabilities" in capsys.readouterr().out
     assert run(write(test_labels=labels, test_scores=np.eye(3)[labels]), "--trust", task="multi-class") == 0
     assert "no conformal sets: the file has no val_labels" in capsys.readouterr().out

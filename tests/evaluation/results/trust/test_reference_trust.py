@@ -73,7 +73,7 @@ def test_reference_aps(cases, kind):
         for coverage in COVERAGES:
             row = numbers["conformal_marginal"][f"aps_{coverage:g}_{kind}"]
             given = (arrays["cal_scores"], arrays["cal_labels"], arrays["test_scores"])
-            limit, sets = cumulated(conformal.Cumulated(), *given, coverage, kind)
+            limit, sets = cumulated(conformal.CumulativeScores(), *given, coverage, kind)
             assert limit == pytest.approx(row["quantile"][0], abs=1e-7)
             agrees(sets, arrays["test_labels"], row)
             if (kind, coverage) == ("True", 0.9):
@@ -86,7 +86,7 @@ def test_reference_raps(cases, kind):
     for numbers, arrays in cases:
         for coverage in COVERAGES:
             row = numbers["conformal_marginal"][f"raps_{coverage:g}_{kind}"]
-            scores, test = conformal.Cumulated(row["lambda_star"], row["k_star"]), arrays["test_scores"]
+            scores, test = conformal.CumulativeScores(row["lambda_star"], row["k_star"]), arrays["test_scores"]
             limit = row["quantile"][0]
             sets = conformal.sets_with_last(scores(test, np.zeros(len(test))), limit)
             if (kind, coverage) == ("True", 0.9):
