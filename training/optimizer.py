@@ -49,7 +49,9 @@ def adamw(groups: list[dict], betas: tuple[float, float] = (0.9, 0.999)) -> torc
 def apply_schedule(optimizer: torch.optim.Optimizer, values: StepValues) -> None:
     """Set every group's learning rate and weight decay to those of one step."""
     for group in optimizer.param_groups:
-        lr = values.last_layer_lr if group["is_last_layer"] else values.lr
+        lr = values.lr
+        if group["is_last_layer"] and values.last_layer_lr is not None:
+            lr = values.last_layer_lr
         group["lr"] = lr * group["lr_multiplier"]
         group["weight_decay"] = values.weight_decay * group["wd_multiplier"]
 

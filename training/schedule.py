@@ -7,6 +7,7 @@ Step `t` counts optimiser steps from 0, and its values hold for step `t` itself:
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,14 +46,15 @@ def scaled_learning_rate(base_lr: float, batch_size: int, rule: str) -> float:
 
 @dataclass(frozen=True)
 class StepValues:
-    """Scheduled values at one step. `momentum` and `teacher_temp` are None without a teacher.
+    """Scheduled values at one step. `momentum` and `teacher_temp` are None without a teacher, `last_layer_lr` where no
+    last layer has a rate of its own.
 
     `local_weight` is the further weight of pairs with a local crop, None for 1. `gram_weight` is the weight of Gram
     anchoring, and `gram_refresh` 1 if the frozen teacher is renewed after the step; both are None without it.
     """
 
     lr: float
-    last_layer_lr: float
+    last_layer_lr: float | None
     weight_decay: float
     momentum: float | None = None
     teacher_temp: float | None = None
@@ -70,7 +72,8 @@ class Schedule(ABC):
 
     def at(self, step: int) -> StepValues:
         """The values of one step."""
-        return StepValues(**{name: float(value) for name, value in self.arrays(step).items()})
+        values: dict[str, Any] = {name: float(value) for name, value in self.arrays(step).items()}
+        return StepValues(**{"last_layer_lr": None} | values)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Rates(Schedule):
         """`lr` and `weight_decay` at `step`, an int or an array of ints: name to float64 array of the same shape."""
         lr = self.rate(np.asarray(step, dtype=np.int64))
         decay = cosine_schedule(step, self.weight_decay, self.weight_decay_end, self.steps)
-        return {"lr": lr, "last_layer_lr": lr, "weight_decay": decay}
+        return {"lr": lr, "weight_decay": decay}
 
     def rate(self, step: np.ndarray) -> np.ndarray:
         """The learning rate."""

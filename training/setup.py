@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from biovfm_hf.cards.objective import write_objective
 from biovfm_hf.cards.provenance import Provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
@@ -110,6 +111,8 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
     torch.manual_seed(config.seed)
     objective = method.build(_initial(config, out), model_config).train()
     flops_per_image = image_flops(method, config, model_config, objective)  # before its parts are sharded
+    if accelerator.is_main_process:
+        write_objective(out, config.facts(flops_per_image))
     optimizer = adamw(method.parameter_groups(objective, config), config.optim.betas)
     wrapped, optimizer = prepare(accelerator, objective, optimizer, config)
     peak = scaled_learning_rate(config.optim.base_lr, config.batch.size, config.optim.lr_rule)

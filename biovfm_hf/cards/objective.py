@@ -1,7 +1,7 @@
 """The objective that trained a model: training writes its facts beside the weights, cards and reports read them."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,20 @@ from ..reading.documents import finite, read_json
 from ..writing.files import write_text
 
 OBJECTIVE = "objective.json"
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What readers are told of a value that an objective logs.
+
+    Attributes:
+        group: the charts that it stands among: `loss`, `watch` (whether features still tell images apart) or
+            `schedule`; "" as its name suggests.
+        note: a sentence on its meaning.
+    """
+
+    group: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -22,12 +36,16 @@ class Objective:
         source: its paper, "" for none.
         flops_per_image: floating-point operations that one image took in training, forward and backward, with heads,
             decoder and teacher.
+        logged: name -> what it says of a value in metrics.jsonl.
+        settings: key in config.yaml -> title, of its own main settings.
     """
 
     title: str
     summary: str
     source: str
     flops_per_image: float
+    logged: dict[str, Logged] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def tag(self) -> str:
@@ -64,7 +82,24 @@ def read_objective(folder: Path) -> Objective | None:
     flops = finite(content.get("flops_per_image"))
     if flops is None or flops <= 0:
         raise UserError(f"{file}: flops_per_image is not a positive number; export the model again, or remove it")
-    return Objective(_text(content, "title"), _text(content, "summary"), _text(content, "source"), flops)
+    logged, settings = _object(content, "logged"), _object(content, "settings")
+    return Objective(
+        title=_text(content, "title"),
+        summary=_text(content, "summary"),
+        source=_text(content, "source"),
+        flops_per_image=flops,
+        logged={
+            name: Logged(_text(said, "group"), _text(said, "note"))
+            for name, said in logged.items()
+            if isinstance(said, dict)
+        },
+        settings={key: title for key, title in settings.items() if isinstance(title, str)},
+    )
+
+
+def _object(content: dict[str, Any], name: str) -> dict[str, Any]:
+    value = content.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _text(content: dict[str, Any], name: str) -> str:

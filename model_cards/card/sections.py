@@ -23,7 +23,7 @@ from ..inputs.results import (
     seed_text,
     way_words,
 )
-from ..inputs.run import RunSummary, group_of
+from ..inputs.run import RunSummary
 from .base import SENTENCES, START, BaseModel
 from .facts import CardFacts
 
@@ -99,8 +99,8 @@ def _training(facts: CardFacts) -> dict[str, Any]:
         "objective": facts.model.objective,
         "origin": _origin(facts),
         "run": run,
-        "final_losses": [(name, value) for name, value in final.items() if group_of(name) == "loss"],
-        "final_watch": [(name, value) for name, value in final.items() if group_of(name) == "watch"],
+        "final_losses": [(name, value) for name, value in final.items() if run and run.group_of(name) == "loss"],
+        "final_watch": [(name, value) for name, value in final.items() if run and run.group_of(name) == "watch"],
         "config_yaml": _settings(run),
     }
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from biovfm_hf.cards.objective import Logged, Objective, read_objective
 from biovfm_hf.cards.provenance import Provenance, read_provenance
 from biovfm_hf.reading.documents import finite, read_yaml
 
@@ -11,7 +12,10 @@ from .files import read_jsonl
 
 MAX_POINTS = 65_536
 MAX_SERIES = 200
-SCHEDULES = ("lr", "last_layer_lr", "weight_decay", "momentum", "teacher_temp")
+SCHEDULES = (
+    "lr", "last_layer_lr", "weight_decay", "momentum", "teacher_temp", "local_weight", "gram_weight", "gram_refresh",
+)  # fmt: skip
+GROUPS = ("loss", "watch", "schedule", "speed")
 SPEED = ("images_per_second", "seconds", "elapsed", "mfu")
 
 
@@ -54,15 +58,25 @@ class RunSummary:
     crops: Path | None
     decoder: Path | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    objective: Objective | None = None
 
     @property
     def final(self) -> dict[str, float]:
         """The last logged value of every series."""
         return {name: series.last[1] for name, series in self.series.items()}
 
+    def logged(self, name: str) -> Logged:
+        """What its objective says of a series; nothing if it says nothing, or the run is of an earlier version."""
+        return self.objective.logged.get(name, Logged()) if self.objective else Logged()
+
+    def group_of(self, name: str) -> str:
+        """The group of charts that a series belongs to: `loss`, `schedule`, `speed`, or `watch` for diagnostics."""
+        stated = self.logged(name).group
+        return stated if stated in GROUPS else _group_by_name(name)
+
 
 def summarise_run(folder: Path) -> RunSummary:
-    """Read `config.yaml` (if there) and `metrics.jsonl` of a run folder.
+    """Read `metrics.jsonl` of a run folder, and if they are there, `config.yaml` and the objective's facts.
 
     Values that are not finite numbers are counted in `skipped_values`.
     `seconds` is the logged elapsed time, else the sum of images over images per second.
@@ -99,6 +113,7 @@ def summarise_run(folder: Path) -> RunSummary:
         crops=crops if crops.is_file() else None,
         decoder=decoder if (decoder / "config.json").is_file() else None,
         provenance=read_provenance(folder),
+        objective=read_objective(folder),
     )
 
 
@@ -115,8 +130,7 @@ def _add_values(series: dict[str, Series], step: float, record: dict[str, Any]) 
     return skipped
 
 
-def group_of(name: str) -> str:
-    """The group of charts that a series belongs to: `loss`, `schedule`, `speed`, or `watch` for diagnostics."""
+def _group_by_name(name: str) -> str:
     if name in SCHEDULES or name.startswith(("lr_", "lr/", "grad_norm")):
         return "schedule"
     if name in SPEED or name.endswith(("_per_second", "_seconds")) or name.startswith("memory"):

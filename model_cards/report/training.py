@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..inputs.run import RunSummary, group_of
+from ..inputs.run import RunSummary
 from . import charts
 from .material import Material
 from .pictures import Picture
@@ -11,7 +11,7 @@ from .reconstructions import reconstructions
 
 MAX_CHARTS = 24
 MAX_SETTINGS = 400
-# main settings of a run: their names in config.yaml, and for readers
+# main settings of a run: their names in config.yaml, and for readers; an objective's own come before LAST_SETTINGS
 SETTINGS = {
     "method": "Objective",
     "model.size": "Size",
@@ -27,12 +27,8 @@ SETTINGS = {
     "steps": "Steps",
     "optim.base_lr": "Learning rate before scaling",
     "optim.weight_decay": "Weight decay",
-    "dino.prototypes": "Prototypes",
-    "teacher.momentum": "Teacher's momentum",
-    "teacher.temperature": "Teacher's temperature",
-    "run.precision": "Precision",
-    "seed": "Seed",
 }
+LAST_SETTINGS = {"run.precision": "Precision", "seed": "Seed"}
 PLACES = ("data.path", "data.selection", "watch.task")  # folders of the machine, not for readers
 GROUPS = {
     "loss": (
@@ -45,13 +41,9 @@ GROUPS = {
 }
 NOTES = {
     "rankme": "Effective rank of the features (RankMe). Collapse shows as a fall towards 1.",
-    "teacher_entropy": "Mean entropy of the teacher's targets. Near 0, every image gets a hard, perhaps the same, "
-    "prototype; near the logarithm of the number of prototypes, targets carry no information.",
     "knn": "Balanced accuracy of nearest neighbours on a small labelled task, held-out images.",
     "grad_norm": "Norm of the gradient before clipping.",
-    "koleo_loss": "Spread of the class tokens on the sphere; rises when they crowd together.",
 }
-GAP = "How far the cross-entropy is below uniform guessing, in nats; at 0 the student learns nothing."
 
 
 def training_section(material: Material) -> dict[str, Any] | None:
@@ -59,12 +51,12 @@ def training_section(material: Material) -> dict[str, Any] | None:
     runs = material.runs
     if not runs:
         return None
-    names: list[str] = []
+    named: dict[str, str] = {}  # series -> group; of runs that disagree, the first decides
     for run in runs:
-        names += [name for name in run.series if name not in names]
+        named = {name: run.group_of(name) for name in run.series} | named
     groups = []
     for group, (title, text) in GROUPS.items():
-        members = [name for name in names if group_of(name) == group][:MAX_CHARTS]
+        members = [name for name, found in named.items() if found == group][:MAX_CHARTS]
         members.sort(key=lambda name: (name != "loss", name != "rankme"))
         if members:
             groups.append({"title": title, "text": text, "charts": [_chart(name, runs) for name in members]})
@@ -84,7 +76,9 @@ def training_section(material: Material) -> dict[str, Any] | None:
 def settings_rows(runs: list[RunSummary]) -> list[tuple[str, list[str]]]:
     """The main settings of the runs: (name, its value in each run, "–" if a run has none)."""
     settings = [flattened(run.config) for run in runs]
-    rows = [(label, [one.get(key, "–") for one in settings]) for key, label in SETTINGS.items()]
+    own = [run.objective.settings for run in runs if run.objective]
+    titles = SETTINGS | {key: title for one in own for key, title in one.items()} | LAST_SETTINGS
+    rows = [(label, [one.get(key, "–") for one in settings]) for key, label in titles.items()]
     return [(label, values) for label, values in rows if any(value != "–" for value in values)]
 
 
@@ -118,7 +112,8 @@ def _chart(name: str, runs: list[RunSummary]) -> dict[str, Any]:
         for run in runs
     ]
     finals = [(run.name, run.series[name].last[1]) for run in runs if name in run.series]
-    note = NOTES.get(name, GAP if name.endswith("_gap") else "")
+    said = (run.logged(name).note for run in runs if name in run.series)
+    note = NOTES.get(name) or next(filter(None, said), "")
     return {"name": name, "svg": charts.line_chart(name, lines), "finals": finals, "note": note}
 
 

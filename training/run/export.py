@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from biovfm_hf import BioVFMImageProcessor
-from biovfm_hf.cards.objective import Objective, tag_of, write_objective
+from biovfm_hf.cards.objective import tag_of, write_objective
 from biovfm_hf.cards.origin import public_name
 from biovfm_hf.cards.stub import STUB_FIELD
 from biovfm_hf.conversion.weights import read_object
@@ -64,8 +64,7 @@ def write_model_folder(
             size = _save_timm(temporary, module, tensors, config, lineage.provenance.licences)
         (temporary / "training_config.yaml").write_text(to_yaml(_public(config)), encoding="utf-8")
         (temporary / "README.md").write_text(card_stub(config, size, step), encoding="utf-8")
-        objective = Objective(config.title, *config.words, flops_per_image)
-        write_objective(temporary, objective)
+        write_objective(temporary, config.facts(flops_per_image))
         lineage.write(temporary)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from biovfm_hf import sizes
+from biovfm_hf.cards.objective import Logged, Objective
 from biovfm_hf.cards.origin import Origin
 from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.nearest import did_you_mean
@@ -215,6 +216,9 @@ class TrainConfig:
         smallest_batch: images that one forward pass needs at least.
         counted_by_size: whether the model's size determines the operations of a step, which `biovfm scaling` then
             knows; not so where the user names a further network that takes part.
+        logged: name -> what a report says of a value that it logs, as its name may not suggest it (a loss without
+            `loss` in its name would stand among the diagnostics).
+        main_settings: key -> title, of its own settings that a report shows among the main ones.
     """
 
     title: ClassVar[str]
@@ -226,6 +230,8 @@ class TrainConfig:
     local_crops: ClassVar[bool] = False
     smallest_batch: ClassVar[int] = 1
     counted_by_size: ClassVar[bool] = True
+    logged: ClassVar[dict[str, Logged]] = {}
+    main_settings: ClassVar[dict[str, str]] = {}
 
     method: str = ""
     seed: Annotated[int, Range(0)] = 0
@@ -268,6 +274,10 @@ class TrainConfig:
     def words(self) -> tuple[str, str]:
         """What this run does, in a few words for a model card, and the paper it follows."""
         return self.summary, self.source
+
+    def facts(self, flops_per_image: float) -> Objective:
+        """The objective's facts for cards and reports, with the floating-point operations of an image."""
+        return Objective(self.title, *self.words, flops_per_image, self.logged, self.main_settings)
 
     def check_pass(self, images: int, processes: int) -> None:
         """Refuse a number of images per pass that the objective cannot use (besides `smallest_batch`).

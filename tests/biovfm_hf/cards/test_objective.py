@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from biovfm_hf.cards.objective import OBJECTIVE, Objective, read_objective, write_objective
+from biovfm_hf.cards.objective import OBJECTIVE, Logged, Objective, read_objective, write_objective
 from biovfm_hf.errors import UserError
 
 
 def test_what_is_written_is_read_back(tmp_path):
     assert read_objective(tmp_path) is None
-    objective = Objective("Masked Siamese networks", "prototypes of masked views", "MSN (arXiv 2204.07141)", 1.5e9)
+    own = {"logged": {"pixel_mse": Logged("loss", "Of masked pixels.")}, "settings": {"msn.ratio": "Masked share"}}
+    objective = Objective("Masked Siamese networks", "prototypes of views", "MSN (arXiv 2204.07141)", 1.5e9, **own)
     write_objective(tmp_path, objective)
     assert read_objective(tmp_path) == objective and objective.tag == "masked-siamese-networks"
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from biovfm_hf.cards.objective import Objective
 from model_cards.inputs.run import RunSummary, summarise_run
 from model_cards.report.material import Material
 from model_cards.report.pictures import PictureStore
@@ -18,6 +19,8 @@ def run(run_dir) -> RunSummary:
 def test_settings_of_runs_stand_side_by_side(run):
     one = replace(run, config={"method": "dino", "batch": {"size": 64}, "dino": {"prototypes": 256}})
     other = replace(run, config={"method": "mae", "batch": {"size": 32}})
+    own = {"dino.prototypes": "Prototypes"}
+    one = replace(one, objective=Objective("DINOv2", "self-distillation", "", 1.0, settings=own))
     assert settings_rows([one, other]) == [
         ("Objective", ["dino", "mae"]),
         ("Images a step", ["64", "32"]),

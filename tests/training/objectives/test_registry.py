@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,10 @@ from model_cards.card.facts import gather
 from model_cards.card.options import CardOptions
 from model_cards.card.render import render_card
 from model_cards.formats import short_count
+from model_cards.inputs.run import SCHEDULES, summarise_run
+from model_cards.report.material import Material
+from model_cards.report.pictures import PictureStore
+from model_cards.report.training import training_section
 from training import objectives
 from training.command import pretrain, run_script
 from training.config_file import config_from_tree, load_config, shipped_configs
@@ -145,6 +150,7 @@ def test_a_further_objective_trains_resumes_and_is_loaded(recipe: Path, image_fo
     written = yaml.safe_load((tmp_path / "whole" / "config.yaml").read_text())
     assert written["simmim"] == {"ratio": 0.5} and "dino" not in written
     check_card_of_simmim(tmp_path / "whole")
+    check_report_of_simmim(tmp_path / "whole")
 
 
 def check_card_of_simmim(run: Path) -> None:
@@ -159,6 +165,23 @@ def check_card_of_simmim(run: Path) -> None:
     assert objective.flops_per_image == objectives.method_of("simmim").flops_per_image(config, biovfm_config(config))
     images = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["images"]
     assert f"Whole run: about {short_count(images * objective.flops_per_image)}FLOP" in card
+
+
+def check_report_of_simmim(run: Path) -> None:
+    """Its report has its own settings among the main ones, its values in their groups, and nothing of DINOv2."""
+    summary = summarise_run(run)
+    section = training_section(Material(PictureStore(0), runs=[summary]))
+    assert section is not None and ("Masked share", ["0.5"]) in section["settings"]
+    charts = {
+        group["title"]: {chart["name"]: chart["note"] for chart in group["charts"]} for group in section["groups"]
+    }
+    assert charts["Losses"].keys() == {"loss", "simmim_loss", "pixel_error"}
+    assert charts["Losses"]["pixel_error"] == "Mean difference of masked pixels."
+    assert charts["Schedules and gradients"].keys() >= {"lr", "weight_decay"} and "last_layer_lr" not in summary.series
+
+
+def test_the_schedules_of_a_step_are_known_to_reports() -> None:
+    assert {*SCHEDULES} == {each.name for each in fields(StepValues)}
 
 
 def test_scaling_knows_the_compute_of_a_further_objective() -> None:

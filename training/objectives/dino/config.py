@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from biovfm_hf.cards.objective import Logged
 from biovfm_hf.cards.origin import Origin
 from biovfm_hf.errors import UserError
 
@@ -146,6 +147,22 @@ class GramConfig:
             raise UserError(f"gram.tokens {self.tokens} differ in number between images; add gram.per_image=false")
 
 
+_GAP = Logged(note="How far the cross-entropy is below uniform guessing, in nats; at 0 the student learns nothing.")
+_LOGGED = {
+    "teacher_entropy": Logged(
+        note="Mean entropy of the teacher's targets. Near 0, every image gets a hard, perhaps the same, "
+        "prototype; near the logarithm of the number of prototypes, targets carry no information."
+    ),
+    "koleo_loss": Logged(note="Spread of the class tokens on the sphere; rises when they crowd together."),
+    **dict.fromkeys(("dino_local_crops_gap", "dino_global_crops_gap", "ibot_gap"), _GAP),
+}
+_MAIN_SETTINGS = {
+    "dino.prototypes": "Prototypes",
+    "teacher.momentum": "Teacher's momentum",
+    "teacher.temperature": "Teacher's temperature",
+}
+
+
 @dataclass(frozen=True)
 class DINOTrainConfig(TrainConfig):
     """A DINOv2 run (arXiv 2304.07193; facebookresearch/dinov2)."""
@@ -157,6 +174,8 @@ class DINOTrainConfig(TrainConfig):
     crops: ClassVar[int] = 2
     local_crops: ClassVar[bool] = True
     smallest_batch: ClassVar[int] = 2
+    logged: ClassVar[dict[str, Logged]] = _LOGGED
+    main_settings: ClassVar[dict[str, str]] = _MAIN_SETTINGS
 
     method: str = "dino"
     teacher: TeacherConfig = TeacherConfig()

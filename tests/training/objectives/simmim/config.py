@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from biovfm_hf.cards.objective import Logged
 from training.settings.augment import AugmentConfig, preset
 from training.settings.config import TrainConfig
 from training.settings.typed import Share
@@ -22,6 +23,8 @@ class SimMIMTrainConfig(TrainConfig):
     title: ClassVar[str] = "SimMIM"
     summary: ClassVar[str] = "masked image modelling: the pixels of masked patches are predicted by one layer"
     source: ClassVar[str] = "SimMIM (arXiv 2111.09886)"
+    logged: ClassVar[dict[str, Logged]] = {"pixel_error": Logged("loss", "Mean difference of masked pixels.")}
+    main_settings: ClassVar[dict[str, str]] = {"simmim.ratio": "Masked share"}
     model_fields: ClassVar[dict[str, Any]] = {"use_mask_token": True}
 
     method: str = "simmim"

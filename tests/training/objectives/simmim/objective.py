@@ -26,4 +26,4 @@ class SimMIMObjective(nn.Module):
         patches = cut_patches(crops, self.encoder.config.patch_size)
         error = (self.decoder(tokens[:, -masks.shape[1] :]) - patches).abs().mean(dim=2)
         loss = error[masks].mean()
-        return loss, {"simmim_loss": loss.detach()}
+        return loss, {"simmim_loss": loss.detach(), "pixel_error": loss.detach()}
