@@ -3,6 +3,7 @@
 An engine is one entry of ENGINES. Only the files of shards and parts show which work is done.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from time import sleep
 from typing import Any
+
+from tqdm import tqdm
 
 from biovfm_hf.errors import UserError, require
 from biovfm_hf.threads import in_order
@@ -145,11 +148,21 @@ def _submitit(
 
 
 def _dask_cores(resources: Resources) -> int:
-    """Threads of all workers of a running cluster."""
+    """Threads of all workers of a running cluster; if it has none yet, its calls wait for the first."""
     if resources.scheduler is None:
         return resources.workers
     with _client(resources.scheduler) as client:
-        return sum(client.ncores().values())
+        return sum(_workers_of(client, resources.scheduler).values())
+
+
+def _workers_of(client: Any, address: str) -> dict[str, int]:
+    """Threads of each worker; if there is none, a line on standard error says so."""
+    found: dict[str, int] = client.ncores()
+    if not found:
+        tqdm.write(
+            f"{address} has no worker yet; the build waits for one: dask worker {address} --nthreads 1", sys.stderr
+        )
+    return found
 
 
 def _in_threads(
@@ -171,7 +184,8 @@ def _on_dask_workers(
         return
     distributed = require("distributed", "cluster")
     with _client(resources.scheduler) as client:
-        client.wait_for_workers(1)
+        if not _workers_of(client, resources.scheduler):
+            client.submit(int, pure=False).result()  # an adaptive cluster starts a worker only if there is work
         takers = list(client.ncores())[: len(values)]
         sent = client.scatter(shared, workers=takers, broadcast=True, hash=False)
         try:

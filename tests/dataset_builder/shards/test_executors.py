@@ -316,6 +316,24 @@ def test_near_duplicates_are_the_same_wherever_they_are_searched(dask, monkeypat
     assert found("dask", cluster) == expected
 
 
+def test_a_cluster_without_workers_is_waited_for_and_told(monkeypatch, capsys):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(executors, "_WORTH_SENDING", 1)
+    engine = executors.ENGINES["dask"]
+    with distributed.LocalCluster(n_workers=0, dashboard_address=":0", processes=False) as cluster:
+        resources = executors.Resources(2, cluster.scheduler_address)
+        told = f"{cluster.scheduler_address} has no worker yet; the build waits for one: dask worker "
+        assert engine.cores(resources) == 0 and capsys.readouterr().err.startswith(told)
+        cluster.adapt(minimum=0, maximum=1, interval="10 ms", wait_count=1000)
+        assert list(engine.spread(resources, _largest, np.arange(3), [5])) == [7]
+        assert capsys.readouterr().err.startswith(told)
+        assert engine.cores(resources) > 0 and not capsys.readouterr().err
+
+
+def _largest(shared, value):
+    return int(shared.max()) + value
+
+
 def test_dask_with_a_killed_worker_gives_the_same_bytes(small_raw, plan, expected, works, dask):
     """In units of one input each, of which the shards are put together."""
     raw, _ = small_raw
