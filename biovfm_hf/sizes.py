@@ -1,6 +1,8 @@
 """Sizes of the vision transformers, apart from their configuration, which takes seconds to import."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Family = Literal["dinov2", "dinov3", "mae"]  # the architectures; `FAMILY_FIELDS` of the configuration has their fields
 
 
 class Size(NamedTuple):

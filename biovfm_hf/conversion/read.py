@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..cards.provenance import Provenance, read_provenance
 from ..errors import UserError, one_line
 from ..imagenet import IMAGENET_MEAN, IMAGENET_STD
-from ..sizes import swiglu_width
+from ..sizes import SIZES, swiglu_width
 from .provenance import licences_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 IMAGENET = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
 # attention heads of the released models, by width, because the weights do not state them
-_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
+_RELEASED = [SIZES[f"vit-{name}"] for name in ("tiny", "small", "base", "large", "huge", "giant")]
+_HEADS = {size.hidden_size: size.num_attention_heads for size in _RELEASED}
 _MAE_DECODER_WIDTH, _MAE_DECODER_HEADS = 512, 16  # of all three released models
 _LEFT_OUT = re.compile(
     r"(dino_head|ibot_head|decoder|head|head_dist|pre_logits|classifier|pooler|lm_head)\.|linear_eval|(student|ema)_.*loss"

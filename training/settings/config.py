@@ -35,7 +35,7 @@ class ModelConfig:
     """
 
     size: str = "vit-large"
-    family: Literal["dinov2", "dinov3", "mae"] | None = None
+    family: sizes.Family | None = None
     init_from: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from biovfm_hf.cards.origin import Origin
 from biovfm_hf.errors import UserError
+from biovfm_hf.sizes import Family
 
 from ...settings.augment import AugmentConfig, preset
 from ...settings.config import BatchConfig, OptimConfig, TrainConfig, is_run
@@ -38,7 +39,7 @@ class StudentConfig:
     """
 
     size: str = "vit-tiny"
-    family: Literal["dinov2", "dinov3", "mae"] | None = None
+    family: Family | None = None
     init_from: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     timm: str | None = None
