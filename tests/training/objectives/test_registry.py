@@ -107,6 +107,8 @@ def test_every_folder_is_walked_and_holds_the_same_files() -> None:
     for name in (path.parent.name for path in folder.glob("*/method.py")):
         assert same <= {path.name for path in (folder / name).glob("*.py")}
         assert f"{name}_smoke" in shipped_configs(name)
+    scripts = {path.stem for path in folder.parent.glob("pretrain_*.py")}
+    assert scripts == {"pretrain_dino", "pretrain_mae"}, "`-m biovfm_hf.cli pretrain` runs any objective"
     for page in ("CONTRIBUTING.md", "docs/pretraining.md"):
         text = (folder.parents[1] / page).read_text(encoding="utf-8")
         assert all(file in text for file in (*same, "NAME_smoke.yaml")), f"{page} leaves one out"
