@@ -25,42 +25,64 @@ def hashes_near_others(rng: np.random.Generator, count: int, crowds: int) -> np.
     return hashes
 
 
+def in_a_subcube(rng: np.random.Generator, count: int, bits: int, lowest: int = 0) -> np.ndarray:
+    """Hashes that differ in a few bits only: in any places, or in `lowest` and those above."""
+    places = lowest + np.arange(bits) if lowest else rng.choice(64, bits, replace=False)
+    return rng.integers(0, 2**64, dtype=np.uint64) ^ sum(
+        rng.integers(0, 2, count, dtype=np.uint64) << np.uint64(place) for place in places
+    )
+
+
+SKEWED = {
+    "around centres": lambda rng, count: hashes_near_others(rng, count, min(4, count)),
+    "equal leading bits": lambda rng, count: rng.integers(0, 2**20, count, dtype=np.uint64),
+    "many varying bits": lambda rng, count: in_a_subcube(rng, count, 20),
+    "few varying bits": lambda rng, count: in_a_subcube(rng, count, 12),
+    "varying bits in one place": lambda rng, count: in_a_subcube(rng, count, 12, 26),
+    "each bit four times": lambda rng, count: rng.integers(0, 2**16, count, np.uint64) * np.uint64(0x1000100010001),
+    "all equal": lambda rng, count: np.full(count, 5, np.uint64),
+}  # fmt: skip
+
+
 def listed(left: np.ndarray, right: np.ndarray, radius: int) -> list[tuple[int, int]]:
     return sorted(
         (a, b) for i, j in neighbours(left, right, radius) for a, b in zip(i.tolist(), j.tolist(), strict=True)
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
-    st.integers(0, 60),
-    st.integers(0, 60),
-    st.integers(0, 10),
+    st.sampled_from(sorted(SKEWED)),
+    st.integers(0, 90),
+    st.integers(0, 90),
+    st.integers(0, 6),
     st.sampled_from([0, 512]),
     st.sampled_from([7, 2**20]),
+    st.sampled_from([(2, 9), (9, 2**13), (256, 2**13)]),
 )
-def test_neighbours_are_those_of_a_full_comparison_each_once(seed, n, m, radius, table, piece):
-    hashes = hashes_near_others(np.random.default_rng(seed), n + m, 3)
+def test_neighbours_are_those_of_a_full_comparison_each_once(seed, skew, n, m, radius, table, piece, bounds):
+    hashes = SKEWED[skew](np.random.default_rng(seed), n + m)
     left, right = hashes[:n], hashes[n:]
     full = np.argwhere(np.bitwise_count(left[:, None] ^ right[None]) <= radius)
-    with patch.object(near_hashes, "_TABLE", table), patch.object(near_hashes, "_PIECE", max(piece, m)):
+    with patch.multiple(near_hashes, _TABLE=table, _PIECE=piece, _RUN=bounds[0], _MANY=bounds[1]):
         assert listed(left, right, radius) == [tuple(pair) for pair in full.tolist()]
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 120), st.integers(0, 8), st.sampled_from([2, 256]))
-def test_no_hash_with_a_neighbour_is_missed(seed, count, radius, run):
-    hashes = np.unique(hashes_near_others(np.random.default_rng(seed), count, 4)) if count > 4 else np.arange(count)
-    hashes = hashes.astype(np.uint64)
-    distances = np.bitwise_count(hashes[:, None] ^ hashes[None])
-    exact = (distances <= radius).sum(axis=1) > 1
-    in_threads = partial(ENGINES["local"].spread, Resources(run % 3))
-    with patch.object(near_hashes, "_RUN", run):
-        marked = with_neighbours(hashes, radius, in_threads)
-    assert (marked | ~exact).all()
-    if run >= len(hashes):
-        assert (marked == exact).all()
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(sorted(SKEWED)),
+    st.integers(0, 200),
+    st.integers(0, 6),
+    st.sampled_from([(2, 2), (9, 1), (256, 32)]),
+)
+def test_hashes_with_neighbours_are_those_of_a_full_comparison(seed, skew, count, radius, bounds):
+    hashes = np.unique(SKEWED[skew](np.random.default_rng(seed), count))
+    full = (np.bitwise_count(hashes[:, None] ^ hashes[None]) <= radius).sum(axis=1) > 1
+    in_threads = partial(ENGINES["local"].spread, Resources(seed % 3))
+    with patch.multiple(near_hashes, _RUN=bounds[0], _MARKED=bounds[1]):
+        assert (with_neighbours(hashes, radius, in_threads) == full).all()
 
 
 def test_neighbours_of_many_equal_hashes_come_in_blocks():
