@@ -46,6 +46,17 @@ def test_every_row_is_of_a_work_and_a_peer_of_its_own() -> None:
         table.main(["nothing"])
 
 
+def test_faiss_is_told_of_avx_512(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    monkeypatch.setattr(table, "CPU", tmp_path / "cpuinfo")
+    for flags, kernel in (("fma avx2", None), ("avx2 avx512f", "SkylakeX")):
+        table.CPU.write_text(f"flags : {flags}")
+        assert table.environment("knn").get("OPENBLAS_CORETYPE") == kernel
+    assert "OPENBLAS_CORETYPE" not in table.environment("pool")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Zen")
+    assert table.environment("knn")["OPENBLAS_CORETYPE"] == "Zen"
+
+
 BURN = """
 import multiprocessing, time
 
