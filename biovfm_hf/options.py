@@ -211,7 +211,7 @@ def _refusal(limits: Any, value: Any) -> str:
     choices = limits.get("choices")
     if choices and value not in choices:
         known = list(map(str, choices))
-        return f"is not one of {', '.join(known)}" + (nearest(str(value), known) or f"; {limits['help']}")
+        return f"is not one of {', '.join(known)}" + (nearest(str(value), known) or f" ({limits['help']})")
     if isinstance(value, float) and not math.isfinite(value):
         return "is not a finite number"
     if "above" in limits and not value > limits["above"]:

@@ -50,7 +50,7 @@ def test_help_needs_no_torch_and_wrong_words_exit_with_2() -> None:
     for words, status, reason in (
         (["--help"], 0, ""),
         (["--out", "x"], 2, "--config"),
-        ([*run, "model.size=nosuch"], 2, "model: there is no size 'nosuch'; choose one of vit-tiny"),
+        ([*run, "model.size=nosuch"], 2, "model: there is no size 'nosuch'; choose one of "),
         ([*run, "model.patch_size=15"], 2, "model: image_size 224 is not a multiple of patch_size 15 (it follows"),
         ([*run, "model.patch_size=0"], 2, "model: patch_size 0 must be at least 1"),
         ([*run, "augment.local_size=97"], 2, "augment.local_size 97 is not a multiple of the patch size 16; use 96"),

@@ -261,12 +261,13 @@ def test_an_executor_is_added_by_one_entry(small_raw, tmp_path, monkeypatch):
 
     engine = executors.Engine(backwards, shortest=0.0, spread=spread_backwards)
     monkeypatch.setitem(executors.ENGINES, "backwards", engine)
+    monkeypatch.setitem(executors.ENGINES, "later", engine)
     raw, sources = small_raw
     build(raw, tmp_path / "one", sources, size=32, engine="backwards", workers=3)
     build(raw, tmp_path / "two", sources, size=32, workers=0)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     assert spread
-    with pytest.raises(UserError, match=r"not one of local, dask, submitit, .*backwards"):
+    with pytest.raises(UserError, match=r"not one of local, .*backwards, later \(where the shards run\)$"):
         build(raw, tmp_path / "three", sources, engine="nowhere")
 
 

@@ -198,7 +198,7 @@ def test_stratify_without_effect_is_refused(tmp_path, tiny_model, class_folder, 
         (["--method", "linear,knn", "--shots", "4"], "--shots: has no effect on linear, knn under protocol fast"),
         (["--protocol", "radiology", "--method", "knn"], "'knn' is none of fewshot, linear, segment under"),
         (["--method", "lineer"], "did you mean linear?"),
-        (["--pool", "attention"], "is not one of mean, max, mean_max, middle; pooling of a volume's slices"),
+        (["--pool", "attention"], "is not one of mean, max, mean_max, middle (pooling of a volume's slices"),
     ],
 )
 def test_settings_that_no_method_has_are_refused(tmp_path, tiny_model, class_folder, words, reason, capsys):
