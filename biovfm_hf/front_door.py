@@ -309,6 +309,11 @@ def counted_objectives() -> list[str]:
     return _ask("training.recipes", "counted_objectives")
 
 
+def objective_title(objective: str) -> str:
+    """The title of one of training's objectives."""
+    return _ask("training.recipes", "objective_title", objective)
+
+
 def recipe_flops(objective: str, size: str) -> float:
     """Operations of one image in a step of an objective's recipe for a named size.
 

@@ -10,8 +10,10 @@ def named_size(config: Mapping[str, Any]) -> str | None:
     """The named size (`BioVFMConfig.from_size`) with the width, blocks and heads of a config.json, or None."""
     sizes = tuple(config.get(name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
     names = [name for name, size in SIZES.items() if size[:3] == sizes]
-    # of two sizes of equal width and depth, the one with this feed-forward, else the first
-    return next((name for name in names if SIZES[name].ffn_type == config.get("ffn_type")), next(iter(names), None))
+    # of sizes of equal width and depth, the one with this feed-forward, its width and these patches, else the first
+    further = ("ffn_type", "mlp_ratio", "patch_size")
+    likeness = {name: [getattr(SIZES[name], each) == config.get(each) for each in further] for name in names}
+    return max(names, key=lambda name: likeness[name], default=None)
 
 
 def size_name(config: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,11 @@ def counted_objectives() -> list[str]:
     return [name for name in objectives.names() if objectives.config_of(name).counted_by_size]
 
 
+def objective_title(objective: str) -> str:
+    """An objective's name in sentences."""
+    return objectives.config_of(objective).title
+
+
 @cache
 def recipe_flops(objective: str, size: str) -> float:
     """Operations of one image in a step, forward and backward, as a dry run of the recipe counts them.

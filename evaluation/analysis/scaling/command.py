@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.front_door import counted_objectives, recipe_flops
+from biovfm_hf.front_door import counted_objectives, objective_title, recipe_flops
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 
 from ..composition.command import main as mixture_main
@@ -144,11 +144,13 @@ def measure_properties(options: PropertiesOptions) -> list[dict[str, Any]]:
 
 def _sizes(argv: list[str]) -> int:
     CommandParser("biovfm scaling sizes", "Parameters and pretraining compute of the named sizes.").parse_args(argv)
-    columns = {objective: f"  {objective.upper()} GFLOP/img" for objective in counted_objectives()}
-    print(f"{'size':<12}{'encoder M':>11}{'published M':>13}{''.join(columns.values())}")
-    for name, (encoder, printed) in known_sizes().items():
+    columns = {objective: f"  {objective_title(objective)} GFLOP/img" for objective in counted_objectives()}
+    sizes = known_sizes()
+    width = max(map(len, sizes))
+    print(f"{'size':<{width}}{'encoder M':>11}{'published M':>13}{''.join(columns.values())}")
+    for name, (encoder, printed) in sizes.items():
         flops = [f"{recipe_flops(key, name) / 1e9:>{len(title)}.1f}" for key, title in columns.items()]
-        print(f"{name:<12}{encoder:>11.2f}{printed:>13.2f}{''.join(flops)}")
+        print(f"{name:<{width}}{encoder:>11.2f}{printed:>13.2f}{''.join(flops)}")
     return 0
 
 

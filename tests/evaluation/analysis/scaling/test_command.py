@@ -394,7 +394,10 @@ def test_empty_property_columns_are_left_out(write, tmp_path, undrawn):
 
 def test_sizes_are_listed(capsys):
     assert main(["sizes"]) == 0
-    assert "329.24" in capsys.readouterr().out
+    written = capsys.readouterr().out
+    head, *rows = written.splitlines()
+    assert "329.24" in written and "DINOv2 GFLOP/img" in head and "MAE GFLOP/img" in head
+    assert {len(row) for row in rows} == {len(head)} and "vit-small-plus" in written
 
 
 def test_published_tables_are_whole():
