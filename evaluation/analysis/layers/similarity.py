@@ -9,12 +9,6 @@ from biovfm_hf.errors import UserError
 LEAST_IMAGES = 4  # the unbiased estimate needs four
 
 
-def biased_cka(a: np.ndarray, b: np.ndarray) -> float:
-    """Linear CKA (Kornblith et al. 2019) of features (n, D1) and (n, D2). It grows with D / n, even for noise."""
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    return float(np.linalg.norm(a.T @ b) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)))
-
-
 def hsic(a: np.ndarray, b: np.ndarray) -> float:
     """The unbiased estimate of HSIC with linear kernels (Song et al. 2012) for features (n, D1) and (n, D2).
 

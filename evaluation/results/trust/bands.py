@@ -1,7 +1,6 @@
 """Columns of the test cases as groups: sex or site as they are, ages and other numbers in bands."""
 
 import re
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -16,8 +15,6 @@ YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # of the unit
 AGE_NAME = re.compile("(patients?|subjects?)?age(in)?(years?|yrs?|y)?")
 UNKNOWN = "unknown"
 ALSO_MISSING = {"-", "?", "none", "missing", UNKNOWN}  # in a column of groups; a label may be "none"
-
-Parser = Callable[[str], float | None]
 
 
 def bands(name: str, values: np.ndarray) -> np.ndarray:

@@ -62,16 +62,6 @@ def sets_below(scores: np.ndarray, limit: float | np.ndarray) -> np.ndarray:
     return scores <= np.asarray(limit) + TOLERANCE
 
 
-def sets_with_last(sums: np.ndarray, limit: float) -> np.ndarray:
-    """Sets (n, C) that always contain the label at which `sums` (scores without noise) reach the limit, so none is
-    empty.
-
-    Their coverage exceeds the requested one.
-    """
-    beyond = np.where(sums >= limit - TOLERANCE, sums, np.inf).min(axis=1, keepdims=True)
-    return sums <= beyond + TOLERANCE
-
-
 def true_scores(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The score (n,) of each case's true label."""
     return np.take_along_axis(scores, labels[:, None], axis=1)[:, 0]

@@ -160,13 +160,6 @@ def disparities(rates: dict[str, Row]) -> dict[str, Row]:
     return gaps
 
 
-def from_median(rates: dict[str, Row], name: str = "tpr") -> dict[str, float]:
-    """{group: its rate minus the median over groups} (Seyyed-Kalantari et al. 2021), for groups that have the rate."""
-    values = {group: row[name] for group, row in rates.items() if group and row[name] is not None}
-    median = float(np.median(list(values.values()))) if values else 0.0
-    return {group: value - median for group, value in values.items()}
-
-
 def shifted_aucs(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> dict[str, dict[str, float | None]]:
     """AUCs across a group's border (Borkan et al. 2019), which show shifts of scores that the group's own AUC hides.
 

@@ -80,9 +80,3 @@ def risk_curve(confidence: np.ndarray, correct: np.ndarray) -> RiskCurve:
     _, group, sizes = np.unique(-confidence, return_inverse=True, return_counts=True)
     shares = np.bincount(group, weights=wrong) / sizes
     return RiskCurve(np.cumsum(np.repeat(shares, sizes)))
-
-
-def negative_entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Confidence (n,) as minus the entropy of probabilities (n, C), in nats."""
-    logs = np.log(np.where(probabilities > 0, probabilities, 1.0))
-    return (probabilities * logs).sum(axis=1)
