@@ -191,7 +191,7 @@ True""",
 True""",
     ),
     "scaling": Entry(
-        "evaluation.analysis.scaling.command",
+        "evaluation.analysis.scaling_command",
         "slopes, correlations and figures of a scaling study",
         "scaling",
         "ScalingOptions",

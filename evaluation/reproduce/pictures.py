@@ -11,9 +11,9 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.results.significance import mean_ranks, task_ranks
 
 from ..analysis.scaling.analysis import analyse
-from ..analysis.scaling.command import PropertiesOptions, measure_properties
 from ..analysis.scaling.model_size import PAPER_AXIS, known_sizes
 from ..analysis.scaling.tables import Point, Study, read_properties
+from ..analysis.scaling_command import PropertiesOptions, measure_properties
 from ..pictures.figure import new_figure, save_figure
 from ..pictures.masks import mask_figure
 from ..pictures.ranks import rank_plane

@@ -461,7 +461,7 @@ def run_study(options: StudyOptions) -> None:
 
 def analyse_layers(plan: Plan, out: Path) -> None:
     """Measure the layers of every model, unless this is done, and fit slopes at each depth."""
-    from ..layers.slopes import write_layer_slopes  # loads matplotlib
+    from .layer_slopes import write_layer_slopes  # loads matplotlib
 
     models = tuple(f"{run.name}={out / 'runs' / run.name / 'model'}" for run in plan.runs)
     stamp, settings = out / "layers" / "asked.json", json.dumps([list(models), plan.layers], sort_keys=True)

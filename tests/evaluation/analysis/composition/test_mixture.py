@@ -9,7 +9,7 @@ import pytest
 from biovfm_hf.errors import UserError
 from evaluation.analysis.composition.designs import dirichlet, lattice
 from evaluation.analysis.composition.runs import read_runs
-from evaluation.analysis.scaling.command import main
+from evaluation.analysis.scaling_command import main
 
 
 def test_designs_are_mixtures():

@@ -17,7 +17,7 @@ from biovfm_hf.errors import UserError
 from evaluation.analysis.composition.confirmation import welch
 from evaluation.analysis.composition.plan import read_plan
 from evaluation.analysis.scaling import study
-from evaluation.analysis.scaling.command import main
+from evaluation.analysis.scaling_command import main
 
 COUNTS = {"CT": 30, "US": 12, "X-Ray": 6, "PET": 2}
 MIXTURE = """

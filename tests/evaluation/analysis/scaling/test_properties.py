@@ -10,8 +10,8 @@ from sklearn.metrics import davies_bouldin_score
 
 from biovfm_hf.errors import UserError
 from evaluation.analysis.scaling import properties
-from evaluation.analysis.scaling.command import main
 from evaluation.analysis.scaling.tables import read_properties
+from evaluation.analysis.scaling_command import main
 
 
 def blocks(features, labels, size):

@@ -15,7 +15,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.options import parse_options
 from biovfm_hf.results.record import Record
 from evaluation.analysis.scaling import figures, study
-from evaluation.analysis.scaling.command import main
+from evaluation.analysis.scaling_command import main
 from evaluation.commands import probe as probe_command
 from evaluation.probes.knn import NearestNeighbours
 from evaluation.probes.probe import Run

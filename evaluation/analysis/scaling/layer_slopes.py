@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from ...pictures.figure import COLOURS, new_figure, save_figure
-from ..scaling.power_law import fit_power_law
-from ..scaling.tables import write_rows
-from .page import CURVES, row_value
+from ..layers.page import CURVES, row_value
+from .power_law import fit_power_law
+from .tables import write_rows
 
 DEPTHS = np.linspace(0.1, 1, 10)  # fractions of the encoder at which models with different depths are compared
 COLUMNS = ("family", "measure", "depth", "a", "low", "high", "smallest", "largest", "sizes")

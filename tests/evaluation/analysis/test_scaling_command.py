@@ -16,8 +16,8 @@ from biovfm_hf.results.published import table1
 from biovfm_hf.results.record import Record
 from evaluation.analysis.scaling import analysis, figures, published
 from evaluation.analysis.scaling.analysis import analyse, slope_rows
-from evaluation.analysis.scaling.command import main
 from evaluation.analysis.scaling.tables import read_points
+from evaluation.analysis.scaling_command import main
 from evaluation.results.table import published_rows
 from evaluation.tasks import GROUPS
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.analysis.layers.slopes import DEPTHS, layer_slopes, slope_lines, write_layer_slopes
+from evaluation.analysis.scaling.layer_slopes import DEPTHS, layer_slopes, slope_lines, write_layer_slopes
 
 SIZES = {f"{family}{size}": (family, float(size)) for family in ("D", "M") for size in (1, 4, 16)}
 

@@ -9,13 +9,13 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.front_door import counted_objectives, objective_title, recipe_flops
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 
-from ..composition.command import main as mixture_main
-from . import properties
-from .analysis import Analysis, analyse
-from .model_size import AXES, known_sizes
-from .screen import screen_lines
-from .study import main as study_main
-from .tables import PROPERTIES, read_points, read_properties, write_rows
+from .composition.command import main as mixture_main
+from .scaling import properties
+from .scaling.analysis import Analysis, analyse
+from .scaling.model_size import AXES, known_sizes
+from .scaling.screen import screen_lines
+from .scaling.study import main as study_main
+from .scaling.tables import PROPERTIES, read_points, read_properties, write_rows
 
 DESCRIPTION = """\
 Fit score = e^b size^a for every model family and task of a scaling study, and correlate a with task properties.
@@ -87,7 +87,7 @@ def scaling(options: ScalingOptions) -> Analysis:
     Raises:
         UserError: a file cannot be used, or the points allow no fit.
     """
-    from .writing import write_study  # loads matplotlib
+    from .scaling.writing import write_study  # loads matplotlib
 
     study = read_points(options.points)
     properties = read_properties(options.properties) if options.properties else {}
