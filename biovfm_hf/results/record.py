@@ -31,8 +31,9 @@ class Record:
     `revision` and `data` are digests of the weights and of the task's images and labels. An entry of `metrics` is a
     mapping with `value`, `low` and `high` (some have more), or a number; if it is undefined, it or its value is None.
     `lower_is_better` names the metrics for which the better model has the lower value, `titles` are those of metrics
-    for readers, in the order of tables, and `columns` names those that tables have a column for. `positive` is the
-    class that F1, recall and the ROC of a binary task are about. `few_shot` states whether the intervals cover 95% of
+    for readers, in the order of tables, and `columns` names those that tables have a column for. `hub_names`
+    are the Hub's ids of metrics that it calls otherwise. `positive` is the class that F1, recall and the ROC of a
+    binary task are about. `few_shot` states whether the intervals cover 95% of
     the draws of training subjects; the setting `shots` has their number. `warnings` state what may make the task's
     scores wrong; those among them by which patients may be in both train and test are `leaks`, too. `further` holds a
     probe's own fields. A field that is None is not in the file, nor is one of `LEFT_OUT` if it is empty.
@@ -54,6 +55,7 @@ class Record:
     lower_is_better: list[str] | None = None
     titles: Mapping[str, str] | None = None
     columns: list[str] | None = None
+    hub_names: Mapping[str, str] | None = None
     classes: list[str] | None = None
     positive: str | None = None
     few_shot: bool = False
@@ -106,8 +108,7 @@ class Record:
         known["seconds"] = finite(row.get("seconds"))
         known["few_shot"] = row.get("few_shot") is True
         known["joined"] = _seeds(row.get("joined"))
-        if "titles" in known:
-            known["titles"] = _texts(known["titles"])
+        known |= {name: _texts(known[name]) for name in ("titles", "hub_names") if name in known}
         known |= {name: list(map(str, row[name])) for name in LISTS if row.get(name) is not None}
         return cls(**known, further={name: value for name, value in row.items() if name not in names})
 

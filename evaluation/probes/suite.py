@@ -31,7 +31,7 @@ from ..results.records import (
     write_record,
 )
 from ..statistics.bootstrap import choose_thresholds
-from ..statistics.metrics import is_lower_better, table_metrics, titles
+from ..statistics.metrics import hub_names, is_lower_better, table_metrics, titles
 from ..statistics.split import checked_split
 from ..tasks import SPLITS, Task
 from ..tasks.boxes import boxes_digest
@@ -216,6 +216,7 @@ def complete(identity: Record, trial: Trial, answer: Answer, seconds: float) -> 
         further=answer.further,
         lower_is_better=[name for name in answer.metrics if is_lower_better(name)] or None,
         titles=titles(answer.metrics) or None,
+        hub_names=hub_names(answer.metrics) or None,
         columns=[name for name in table_metrics() if name in answer.metrics] or None,
         warnings=[
             *task.warnings,

@@ -55,6 +55,7 @@ class Metric:
         highest: highest possible value; every metric of scores is a share or a correlation.
         percent: whether tables show it in percent.
         lower_is_better: whether lower values are better.
+        hub: its id among the Hub's metrics, "" if that is its name.
     """
 
     highest: ClassVar[float | None] = 1.0
@@ -69,6 +70,7 @@ class Metric:
     averaged: bool = True
     lowest: float = 0.0
     lower_is_better: bool = False
+    hub: str = ""
 
 
 Arrays = Mapping[str, np.ndarray]  # arrays stored beside a record, by name
@@ -92,6 +94,7 @@ class MaskMetric:
         highest: highest possible value, None if there is none.
         percent: whether it is a share, which tables show in percent.
         lower_is_better: whether lower values are better.
+        hub: its id among the Hub's metrics, "" if that is its name.
     """
 
     name: str
@@ -106,6 +109,7 @@ class MaskMetric:
     highest: float | None = 1.0
     percent: bool = True
     lower_is_better: bool = False
+    hub: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class BoxFigure:
     column: bool = False
     averaged: bool = True
     lowest: float = 0.0
+    hub: str = ""
 
 
 METRICS: dict[str, Metric] = {}
@@ -164,6 +169,11 @@ def titles(names: Collection[str]) -> dict[str, str]:
     """Titles of the metrics that are registered, by name: first those with a column in tables, in its order."""
     entries = [entry for entry in _registered() if entry.name in names]
     return {entry.name: entry.title for entry in sorted(entries, key=lambda entry: not entry.column)}
+
+
+def hub_names(names: Collection[str]) -> dict[str, str]:
+    """Name -> id among the Hub's metrics, of those that the Hub calls otherwise."""
+    return {entry.name: entry.hub for entry in _registered() if entry.name in names and entry.hub}
 
 
 def _registered() -> list[Metric | MaskMetric | BoxFigure]:
@@ -501,13 +511,21 @@ def _decided(name: str) -> Callable[[Weighted], np.ndarray]:
 _BOTH = Needs.POSITIVES | Needs.NEGATIVES
 _AVERAGED = Needs.TWO_CLASSES | Needs.EQUAL_CLASSES
 for _metric in (
-    Metric("mcc", "MCC", _decided("mcc"), _BOTH | Needs.TWO_CLASSES, compared=True, column=True, lowest=-1.0),
+    Metric(
+        "mcc", "MCC", _decided("mcc"), _BOTH | Needs.TWO_CLASSES, compared=True, column=True, lowest=-1.0,
+        hub="matthews_correlation",
+    ),
     Metric("balanced_accuracy", "BA", _decided("balanced_accuracy"), _BOTH | _AVERAGED, compared=True, column=True),
-    Metric("f1_macro", "F1", _decided("f1_macro"), Needs.POSITIVES | _AVERAGED, compared=True, column=True),
-    Metric("auc", "AUC", lambda w: w.mean_over_labels(roc_auc), _BOTH | Needs.EVERY_CLASS, compared=True, column=True),
+    Metric(
+        "f1_macro", "F1", _decided("f1_macro"), Needs.POSITIVES | _AVERAGED, compared=True, column=True, hub="f1"
+    ),
+    Metric(
+        "auc", "AUC", lambda w: w.mean_over_labels(roc_auc), _BOTH | Needs.EVERY_CLASS, compared=True, column=True,
+        hub="roc_auc",
+    ),
     Metric("accuracy", "Accuracy", _decided("accuracy"), compared=True, column=True, averaged=False),
     Metric("f1_micro", "F1 (micro)", _decided("f1_micro"), Needs.ANY_POSITIVE),
-    Metric("recall_macro", "Recall", _decided("recall_macro"), Needs.POSITIVES | _AVERAGED),
+    Metric("recall_macro", "Recall", _decided("recall_macro"), Needs.POSITIVES | _AVERAGED, hub="recall"),
     Metric("recall_micro", "Recall (micro)", _decided("recall_micro"), Needs.ANY_POSITIVE),
     Metric(
         "sensitivity", "Sensitivity", lambda w: w.rates["sensitivity"], Needs.POSITIVES | Needs.EVERY_CLASS,

@@ -9,9 +9,6 @@ from biovfm_hf.results.record import Record
 
 from ..inputs.results import interval_text, kind_of, labels_of, primary_metric, seed_text, way_words
 
-HUB_METRICS = {"auc": "roc_auc", "mcc": "matthews_correlation", "f1_macro": "f1", "recall_macro": "recall"}
-
-
 HUB_TASKS = {
     "classification": "image-classification", "segmentation": "image-segmentation", "detection": "object-detection",
 }  # fmt: skip
@@ -38,7 +35,7 @@ def eval_results(records: list[Record]) -> list[Any]:
                     dataset_type=record.task,
                     dataset_name=record.task,
                     dataset_split="test",
-                    metric_type=HUB_METRICS.get(name, name),
+                    metric_type=(record.hub_names or {}).get(name, name),
                     metric_name=f"{label(name)} ({method})",
                     metric_value=round(value.value, 6),
                     metric_args=bounds,

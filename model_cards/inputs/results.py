@@ -171,7 +171,7 @@ def results_rows(records: Iterable[Record], model: str) -> list[dict[str, Any]]:
             "primary": record.primary or None,
             "lower_is_better": record.lower_is_better or [],
             "titles": record.titles,
-            **({"columns": record.columns} if record.columns else {}),
+            **{name: value for name in ("columns", "hub_names") if (value := getattr(record, name))},
             "positive": record.positive,
             "few_shot": record.few_shot,
             "metrics": {name: asdict(interval) for name, interval in record.intervals.items()},

@@ -23,6 +23,7 @@ from evaluation.tasks import SPLITS, Split, read_records
 from evaluation.tasks.corruptions.benchmark import CORRUPTIONS, benchmarks
 from evaluation.tasks.images import FileImages
 from evaluation.tasks.layouts import known_layouts, layout
+from model_cards.card.model_index import eval_results
 from model_cards.card.render import render_results
 from model_cards.inputs.results import load_comparisons, load_results
 from model_cards.leaderboard.command import LeaderboardOptions, leaderboard
@@ -171,6 +172,7 @@ def new_kinds(registries, tmp_path):
             compared=True,
             column=True,
             lower_is_better=True,
+            hub="their_error",
         )
     )
     register_family(Family("sample family", "sample:", load_pixels, downloads=False))
@@ -232,6 +234,8 @@ def test_a_new_probe_metric_family_and_layout_run_and_are_in_records_and_tables(
     assert {(row.title, row.lower_is_better) for row in rows if row.metric == "sample_metric"} == {("Error", True)}
     card = render_results(load_results(out), "pixels")
     assert re.search(r"\| MCC \| BA \| F1 \(positive class\) \| AUC \| Accuracy \|.* Further \|.* Error \|\n", card)
+    named = {entry.metric_type for entry in eval_results(load_results(out))}
+    assert {"their_error", "roc_auc", "matthews_correlation", "f1", "recall", "accuracy"} <= named
     report(ReportOptions((out,), tmp_path / "report.html"))
     assert "Error" in (tmp_path / "report.html").read_text()
     boards = leaderboard(LeaderboardOptions((str(out),), tmp_path / "board"))

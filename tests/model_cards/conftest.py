@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from evaluation.statistics.metrics import titles
+from evaluation.statistics.metrics import hub_names, titles
 from tests.hub_server.server import HubServer
 from tests.preloaded import with_torch
 
@@ -157,6 +157,7 @@ def results_rows(
                 "kind": "multi-class",
                 "primary": "auc",
                 "titles": titles(metrics),
+                "hub_names": hub_names(metrics),
                 "metrics": metrics,
                 "n_train": 1000 + number,
                 "n_test": 200,
