@@ -221,7 +221,7 @@ def test_whole_builds_against_img2dataset(files, tmp_path):
     ours, http, file = (seconds[name] for name in ("ours", "http", "file"))
     tell("whole builds of 1024 x 1024 PNG", ours, "img2dataset over HTTP", http)
     tell("whole builds of 1024 x 1024 PNG", ours, "img2dataset from files", file)
-    assert ours < http / 1.35
+    assert ours < http / 1.15
     assert ours < file / 1.2
 
 
