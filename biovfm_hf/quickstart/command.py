@@ -12,6 +12,7 @@ from typing import Any
 import biovfm_hf
 
 from ..errors import UserError, require
+from ..front_door import objective_title
 from ..options import CommandParser
 from ..writing.files import atomic_path, write_text
 from .findings import read_gains, sentences
@@ -81,8 +82,8 @@ def _steps(out: Path) -> list[Step]:
             lambda: _call("build", raw=out / "raw", out=dataset, sources=record_paths()),
         ),
         Step("Cut labelled tasks from a part of the brain that was left out", tasks, lambda: write_tasks(tasks)),
-        Step("Pretrain with the DINOv2 objective", models["dino"], lambda: _pretrain("dino", out, models["dino"])),
-        Step("Pretrain with the MAE objective", models["mae"], lambda: _pretrain("mae", out, models["mae"])),
+        Step(_pretrain_title("dino"), models["dino"], lambda: _pretrain("dino", out, models["dino"])),
+        Step(_pretrain_title("mae"), models["mae"], lambda: _pretrain("mae", out, models["mae"])),
         Step("Initialise a twin of each that is never trained", models["mae-random"], lambda: _random_twins(models)),
         Step(
             "Probe all four",
@@ -105,6 +106,10 @@ def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_shown, value))}]"
     return repr(str(value) if isinstance(value, Path) else value)
+
+
+def _pretrain_title(objective: str) -> str:
+    return f"Pretrain with the {objective_title(objective)} objective"
 
 
 def _pretrain(method: str, out: Path, model: Path) -> None:

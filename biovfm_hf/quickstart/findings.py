@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..front_door import objective_title
 from ..reading.documents import read_json
 
-NAMES = {"dino": "DINOv2", "mae": "MAE"}
+MODELS = ("dino", "mae")  # objectives of training
 PROBES = {"knn": "nearest neighbours", "linear": "a linear layer", "segment": "segmentation"}
 METRICS = {"auc": "AUC", "dice": "Dice"}
 
@@ -15,7 +16,7 @@ METRICS = {"auc": "AUC", "dice": "Dice"}
 class Gain:
     """A model's score minus its random twin's, in points, with a 95 % interval, by one probe.
 
-    `model` is one of `NAMES`, `probe` one of `PROBES`, `metric` one of `METRICS`.
+    `model` is one of `MODELS`, `probe` one of `PROBES`, `metric` one of `METRICS`.
     """
 
     model: str
@@ -39,11 +40,11 @@ class Gain:
 def read_gains(comparisons: Path) -> list[Gain]:
     """The gains of the pretrained models over their twins in a `comparisons.json`, in the order of `PROBES`."""
     gains = [_gain(row) for row in read_json(comparisons) if _is_gain(row)]
-    return sorted(gains, key=lambda gain: (list(NAMES).index(gain.model), list(PROBES).index(gain.probe)))
+    return sorted(gains, key=lambda gain: (MODELS.index(gain.model), list(PROBES).index(gain.probe)))
 
 
 def _is_gain(row: dict[str, Any]) -> bool:
-    twins = row["model_a"] in NAMES and row["model_b"] == f"{row['model_a']}-random"
+    twins = row["model_a"] in MODELS and row["model_b"] == f"{row['model_a']}-random"
     return twins and row["method"] in PROBES and row["metric"] in METRICS
 
 
@@ -54,7 +55,7 @@ def _gain(row: dict[str, Any]) -> Gain:
 
 def sentences(gains: list[Gain]) -> list[str]:
     """A sentence on each model, and one that explains the figures."""
-    lines = [_sentence(model, [gain for gain in gains if gain.model == model]) for model in NAMES]
+    lines = [_sentence(model, [gain for gain in gains if gain.model == model]) for model in MODELS]
     note = "Figures are points (hundredths) less a twin with the same architecture and random weights, with their 95 %"
     return [*filter(None, lines), f"{note} intervals over test slices, on a part of the brain that no model had seen."]
 
@@ -69,4 +70,4 @@ def _sentence(model: str, gains: list[Gain]) -> str:
             listed = "; ".join(f"{PROBES[row.probe]} {row.figures} {METRICS[row.metric]}" for row in rows)
             parts.append(f"{verdict} by {len(rows)} of {len(gains)} probes ({listed})")
     listed = ", and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
-    return f"{NAMES[model]}'s pretraining made features {listed}."
+    return f"{objective_title(model)}'s pretraining made features {listed}."

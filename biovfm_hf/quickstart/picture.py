@@ -13,7 +13,8 @@ from biovfm_hf.errors import require
 from biovfm_hf.reading.documents import read_json
 from biovfm_hf.writing.files import atomic_path
 
-from .findings import METRICS, NAMES, PROBES, Gain, read_gains
+from ..front_door import objective_title
+from .findings import METRICS, PROBES, Gain, read_gains
 from .raw import TASKS_BEGIN, front_of, load_brain
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _draw_gains(part: "SubFigure", gains: list[Gain]) -> None:
         axes.plot(gain.points, place, "o", color=colour, markersize=12)
         axes.text(gain.high, place, f"  {gain.figures}", va="center", color=colour, fontsize=16)
     axes.axvline(0, color=FAINT, linewidth=2)
-    axes.set_yticks(places, [f"{NAMES[gain.model]}, {PROBES[gain.probe]}" for gain in gains])
+    axes.set_yticks(places, [f"{objective_title(gain.model)}, {PROBES[gain.probe]}" for gain in gains])
     axes.invert_yaxis()
     low, high = min(0, *(gain.low for gain in gains)), max(0, *(gain.high for gain in gains))
     axes.set_xlim(low - 0.05 * (high - low), high + 0.9 * (high - low))

@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from biovfm_hf.quickstart.findings import Gain, read_gains, sentences
+from training.objectives import config_of
 
 
 def row(a: str, method: str, metric: str, difference: float, low: float, high: float, b: str = "") -> dict:
@@ -24,6 +27,11 @@ def test_only_models_against_their_own_twins_are_reported_in_one_order(tmp_path:
     assert [(gain.model, gain.probe) for gain in gains] == [("dino", "knn"), ("dino", "segment"), ("mae", "knn")]
     assert [gain.verdict for gain in gains] == ["better", "better", "no different"]
     assert gains[0].figures == "+3.5 (+2.5 to +4.4)"
+
+
+def test_an_objective_has_the_title_that_training_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config_of("mae"), "title", "Masked autoencoder")
+    assert sentences([Gain("mae", "knn", "auc", 3.5, 2.5, 4.4)])[0].startswith("Masked autoencoder's pretraining made")
 
 
 def test_sentences_keep_nothing_back() -> None:
