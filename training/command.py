@@ -110,6 +110,10 @@ def pretrain(
 def run(options: PretrainOptions, method: str = "") -> Path | str:
     """Run with these options; see `pretrain`. The config must be of the objective `method`, if given."""
     config = options.resolved(method)
+    if not options.dry_run:
+        from .data.files import has_files
+
+        has_files(config.data.path)  # a wrong path is told before the seconds that the import of torch takes
     objective = objectives.method_of(config.method)
     if options.dry_run:
         from .estimate import describe

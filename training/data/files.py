@@ -13,6 +13,7 @@ import fsspec
 from biovfm_hf.errors import UserError, one_line
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 
 
@@ -29,6 +30,24 @@ def is_pattern(address: str) -> bool:
 def is_folder_or_name(address: str) -> bool:
     """Whether it is a folder of this machine or a Hub id: `datasets` reads these, and a list of files of the rest."""
     return not (is_remote(address) or is_pattern(address) or Path(address).expanduser().is_file())
+
+
+def has_files(address: str | None) -> bool:
+    """Whether an address of data is one of files; otherwise it is a Hub id.
+
+    Raises:
+        UserError: it is neither, or there is none.
+    """
+    if not address:
+        raise UserError("no data given; add --data with a dataset folder, a Hub id, or images in a folder or archive")
+    if Path(address).expanduser().exists() or is_remote(address) or is_pattern(address):
+        return True
+    if _HUB_ID.fullmatch(address):
+        return False
+    raise UserError(
+        f"{address} does not exist, and is not a Hub id of the form owner/name; --data takes a dataset folder, a "
+        "Hub id, a folder of images, tar shards, zip files, or an address such as s3://bucket/folder"
+    )
 
 
 def find_files(address: str) -> list[str]:

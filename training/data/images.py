@@ -1,7 +1,6 @@
 """Encoded images by number, from a folder, archives, a dataset's table or a stream, local or remote."""
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +17,9 @@ from biovfm_hf.reading.rows import kept_rows, read_selection
 from ..settings.config import DataConfig
 from .archives import TarImages, ZipImages
 from .decode import read_image
-from .files import find_files, is_folder_or_name, is_pattern, is_remote, read_bytes
+from .files import find_files, has_files, is_folder_or_name, read_bytes
 from .stream import cannot_open, image_tables, open_stream, split_files
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # by `Dataset.save_to_disk`
 TRIES = 20  # substitutes tried for a damaged image before the data counts as unreadable
 
@@ -125,16 +123,7 @@ def open_images(config: DataConfig) -> Images:
 
 
 def _open(config: DataConfig) -> Images:
-    if not config.path:
-        raise UserError("no data given; add --data with a dataset folder, a Hub id, or images in a folder or archive")
-    if Path(config.path).expanduser().exists() or is_remote(config.path) or is_pattern(config.path):
-        return _open_files(config)
-    if _HUB_ID.fullmatch(config.path):
-        return _open_dataset(config)
-    raise UserError(
-        f"{config.path} does not exist, and is not a Hub id of the form owner/name; --data takes a dataset folder, a "
-        "Hub id, a folder of images, tar shards, zip files, or an address such as s3://bucket/folder"
-    )
+    return _open_files(config) if has_files(config.path) else _open_dataset(config)
 
 
 def _open_dataset(config: DataConfig) -> Images:
