@@ -1,4 +1,4 @@
-"""Finds near duplicates: pictures that look like an earlier one, in linear time also in crowds.
+"""Finds near duplicates: pictures that look like an earlier one, without comparing all with all.
 
 The rule goes through the pictures in order. A picture is dropped if it looks like an earlier standing one of another
 file: their perceptual hashes differ by at most RADIUS bits, and the textures of their thumbnails correlate by at least
@@ -12,7 +12,7 @@ hashes are within RADIUS of each other; with 1,800 on average if 200,000 are onl
 To decide on all at once, the pictures are halved: the standing pictures of the first half are compared with the second
 half, where their look-alikes are dropped and their neighbours count them. Then each half is treated in the same way,
 down to pieces that are decided in order. Pairs are compared in pieces, so memory stays bounded; the textures of
-suspects are in a file, 3 KB each.
+suspects are in a file of 3.2 KB for each picture with a near hash: at most 3.2 GB for a million pictures.
 
 Seconds of CPU on a core of an EPYC that was shared with other work, by the pictures of one crowd:
 
@@ -24,6 +24,9 @@ Seconds of CPU on a core of an EPYC that was shared with other work, by the pict
 
 The last row has 84, 94, 110, 279 and 877 MiB in all, with thumbnails and mapped textures. A million pictures with
 20,000 pairs among them take 3.9 s.
+
+Where hashes differ in few bits, the pairs of near ones grow with the square of the pictures, until these are a crowd.
+If 28 random bits differ and no pictures look alike, 10,000 take 0.4 s, 40,000 3 s, 160,000 16 s and 320,000 45 s.
 """
 
 import tempfile
@@ -60,7 +63,7 @@ def look_alikes(
         files: (n,), equal for pictures of one file, which are never compared.
         thumbnails: uint8 (m, 784); only those of suspects are read.
         rows: int64 (n,), the row of each picture's thumbnail.
-        scratch: a folder for temporary files of 3 KB for each suspect; by default the system's.
+        scratch: a folder for temporary files of up to 3.2 KB for each suspect; by default the system's.
         spread: where suspects are looked for.
 
     Returns:

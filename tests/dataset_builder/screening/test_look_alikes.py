@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dataset_builder.screening import look_alikes as module
+from dataset_builder.screening import near_hashes
 from dataset_builder.screening.hashing import SIMILARITY, THUMBNAIL, textures
 from dataset_builder.screening.look_alikes import RADIUS, look_alikes
 
@@ -40,15 +41,16 @@ def pictures(seed, count, codes, scenes, spread):
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 90),
-    st.integers(1, 4),
+    st.tuples(st.integers(1, 4), st.sampled_from([2**64 - 1, 2**12 - 1, 0x0303030303030303])),
     st.integers(1, 12),
     st.sampled_from([1, 3, 1000]),
     st.sampled_from([1, 2, 16]),
     st.sampled_from([1, 5, 20, 128]),
-    st.sampled_from([(2, 5), (2, 2**14), (9, 5), (9, 2**14), (256, 2**14)]),
+    st.sampled_from([(2, 5, 512, 256), (2, 2**14, 512, 256), (9, 5, 512, 256), (9, 2**14, 0, 2), (256, 2**14, 0, 2)]),
 )
 def test_the_answers_are_those_of_the_rule(seed, count, codes, scenes, files, standing, crowd, blocks):
-    hashes, thumbnails = pictures(seed, count, codes, scenes, 9)
+    hashes, thumbnails = pictures(seed, count, codes[0], scenes, 9)
+    hashes &= np.uint64(codes[1])
     of_file = np.random.default_rng(seed).integers(0, files, count)
     shown = textures(thumbnails)
     alike = shown @ shown.T
@@ -58,6 +60,7 @@ def test_the_answers_are_those_of_the_rule(seed, count, codes, scenes, files, st
         patch.object(module, "STANDING", standing),
         patch.object(module, "CROWD", crowd),
         patch.object(module, "_PIECE", blocks[1]),
+        patch.multiple(near_hashes, _TABLE=blocks[2], _RUN=blocks[3]),
     ):
         numbers, like = look_alikes(hashes, of_file, thumbnails, np.arange(count))
     expected = picture_by_picture(hashes, of_file, alike, standing, crowd)
