@@ -89,9 +89,10 @@ def stage_words(stage: str, encoder: Path) -> tuple[str, list[str]]:
 
 
 def spawn(method: str, data: Path, out: Path, *more: str) -> subprocess.Popen:
-    script = ROOT / "training" / f"pretrain_{method}.py"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [python(environment), str(script), *words(method, data, out, *more)]
+    """A run in a process of its own, by the command that serves every objective."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    config, *rest = words(method, data, out, *more)[1:]
+    command = [python(environment), "-m", "biovfm_hf.cli", "pretrain", config, *rest]
     return subprocess.Popen(command, env=environment, cwd=data, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
