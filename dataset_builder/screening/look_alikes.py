@@ -14,7 +14,7 @@ half, where their look-alikes are dropped and their neighbours count them. Then 
 down to pieces that are decided in order. Pairs are compared in pieces, so memory stays bounded; the textures of
 suspects are in a file of 3.2 KB for each picture with a near hash: at most 3.2 GB for a million pictures.
 
-Seconds of CPU on a core of an EPYC that was shared with other work, by the pictures of one crowd:
+Seconds of CPU on a core of an Intel Xeon that was shared with other work, by the pictures of one crowd:
 
     | pictures                                           | 2,000 | 4,000 | 8,000 | 50,000 | 200,000 |
     |----------------------------------------------------|-------|-------|-------|--------|---------|

@@ -10,7 +10,7 @@ Perceptual hashes are not random: pictures of one kind share their low frequenci
 first, and as many are taken for a key as if there were only as many bits as hashes differ in. Where still many agree
 on a key, they are ordered again by their other bits in the same way, unless most of them are near each other anyway.
 
-Seconds of CPU on one core of a busy EPYC, with a radius of 4. With random hashes `with_neighbours` takes 0.5 for one
+Seconds of CPU on a core of a busy Intel Xeon, with a radius of 4. With random hashes `with_neighbours` takes 0.5 for a
 million and 5 for four million; `neighbours` of half a million in another half takes 1. Of a million hashes with 20
 equal bits `with_neighbours` takes 3, with 32 equal bits 18, since most of these have many neighbours. If only 28 bits
 differ, the number of pairs grows with the square of the hashes: `neighbours` of 40,000 in as many lists 144,000 in

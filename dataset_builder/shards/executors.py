@@ -157,12 +157,12 @@ def _dask_cores(resources: Resources) -> int:
 
 def _workers_of(client: Any, address: str) -> dict[str, int]:
     """Threads of each worker; if there is none, a line on standard error says so."""
-    found: dict[str, int] = client.ncores()
-    if not found:
+    threads: dict[str, int] = client.ncores()
+    if not threads:
         tqdm.write(
             f"{address} has no worker yet; the build waits for one: dask worker {address} --nthreads 1", sys.stderr
         )
-    return found
+    return threads
 
 
 def _in_threads(

@@ -107,7 +107,8 @@ def unit_offsets(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
     The class tokens of an untrained model differ by a hundred thousandth, and their cosines by less than float32 can
     tell beside 1. Of unit vectors c + a and c + b the product is a'b - (a'a + b'b) / 2 + 1, of which `nearest` adds up
-    only small numbers. A vector of zeros stays one, and its product would be 1/2 too large.
+    only small numbers. A zero vector stays zero; 1/2 is added to its last column, since its product would be too
+    large by that.
     """
     width = features.shape[1]
     offsets = np.empty((len(features), width + 1), np.float32)

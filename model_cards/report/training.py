@@ -56,7 +56,7 @@ def training_section(material: Material) -> dict[str, Any] | None:
         named = {name: run.group_of(name) for name in run.series} | named
     groups = []
     for group, (title, text) in GROUPS.items():
-        members = [name for name, found in named.items() if found == group][:MAX_CHARTS]
+        members = [name for name, its_group in named.items() if its_group == group][:MAX_CHARTS]
         members.sort(key=lambda name: (name != "loss", name != "rankme"))
         if members:
             groups.append({"title": title, "text": text, "charts": [_chart(name, runs) for name in members]})
@@ -112,8 +112,8 @@ def _chart(name: str, runs: list[RunSummary]) -> dict[str, Any]:
         for run in runs
     ]
     finals = [(run.name, run.series[name].last[1]) for run in runs if name in run.series]
-    said = (run.logged(name).note for run in runs if name in run.series)
-    note = NOTES.get(name) or next(filter(None, said), "")
+    stated = (run.logged(name).note for run in runs if name in run.series)
+    note = NOTES.get(name) or next(filter(None, stated), "")
     return {"name": name, "svg": charts.line_chart(name, lines), "finals": finals, "note": note}
 
 
