@@ -139,6 +139,7 @@ class Resampler:
         self.n, self.protocol, self.seed = n, protocol, seed
         self.units = np.arange(n) if clusters is None else _codes(clusters, n, "clusters")
         self.strata = _unit_strata(self.units, stratify, n)
+        self._authors = np.random.RandomState(0)  # seeded anew by each resample: a new one takes 14 times as long
 
     def count_units(self, known: np.ndarray | slice = slice(None)) -> int:
         """Number of units (samples or subjects) that are drawn from; counts only the samples `known` (n,) if given."""
@@ -147,7 +148,8 @@ class Resampler:
     def counts(self, resample: int) -> np.ndarray:
         """How often resample number `resample` draws each sample: (n,) int64."""
         if self.protocol == "biovfm":
-            drawn = np.random.RandomState(resample).randint(0, self.n, self.n)
+            self._authors.seed(resample)
+            drawn = self._authors.randint(0, self.n, self.n)
             return np.bincount(drawn, minlength=self.n)
         rng = np.random.default_rng([self.seed, resample])
         totals = np.zeros(int(self.units.max()) + 1, np.int64)
