@@ -7,7 +7,7 @@ signature and docstring come from its command's options dataclass; the room behi
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from textwrap import fill, indent
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -314,6 +314,20 @@ def objective_title(objective: str) -> str:
     return _ask("training.recipes", "objective_title", objective)
 
 
+def overridden_config(config: str, overrides: Mapping[str, Any]) -> str:
+    """The text of a config file for `biovfm pretrain` that holds a config with overrides in it, checked.
+
+    Args:
+        config: YAML file, or the name of a shipped one.
+        overrides: config keys and values, as `{"optim.base_lr": 0.001}`.
+
+    Raises:
+        UserError: no such config, an unknown key, a wrong value or no weights to begin with; or this installation
+            lacks the room, or the room lacks a package.
+    """
+    return _ask("training.config_file", "overridden_config", config, overrides)
+
+
 def recipe_flops(objective: str, size: str) -> float:
     """Operations of one image in a step of an objective's recipe for a named size.
 
@@ -324,7 +338,7 @@ def recipe_flops(objective: str, size: str) -> float:
     return _ask("training.recipes", "recipe_flops", objective, size)
 
 
-def _ask(module: str, function: str, *arguments: str) -> Any:
+def _ask(module: str, function: str, *arguments: Any) -> Any:
     """Call a function of another room; rooms may not import each other."""
     with packages_named(module):
         return getattr(load_room_module(module), function)(*arguments)

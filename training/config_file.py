@@ -5,6 +5,8 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.reading.documents import as_number, parse_yaml, read_yaml
@@ -33,17 +35,7 @@ def load_config(
         UserError: no such file, invalid YAML, a config of another objective, an unknown key, a wrong value, or no
             weights.
     """
-    tree = read_yaml(find_config(path))
-    if method and tree.setdefault("method", method) != method:
-        raise UserError(
-            f"{path} is a config of the objective {tree['method']}, not {method}; `biovfm pretrain {path}` takes any, "
-            f"as does `accelerate launch -m biovfm_hf.cli pretrain {path}` for several processes"
-        )
-    given = overrides or {}
-    if given.get("model.init_from"):  # width and depth in the file are for a model that begins afresh
-        tree["model"] = {name: value for name, value in (tree.get("model") or {}).items() if name not in DIMENSIONS}
-    for key, value in given.items():
-        _set(tree, key, value)
+    tree = _overridden(path, overrides or {}, method)
     model = tree.get("model") or {}
     if model.get("init_from") == REQUIRED:
         if begins:
@@ -54,6 +46,32 @@ def load_config(
     config = config_from_tree(tree)
     check_sizes(config)
     return config
+
+
+def overridden_config(path: str | Path, overrides: Mapping[str, Any]) -> str:
+    """The text of a config file that holds the config `path` with its overrides, checked for a run that begins.
+
+    Raises:
+        UserError: as `load_config` raises it.
+    """
+    changed = {_underscored(key): value for key, value in overrides.items()}
+    load_config(path, changed, begins=True)
+    return yaml.safe_dump(_overridden(path, changed), sort_keys=False, allow_unicode=True)
+
+
+def _overridden(path: str | Path, overrides: Mapping[str, Any], method: str = "") -> dict[str, Any]:
+    """The content of a config file with overrides in it."""
+    tree = read_yaml(find_config(path))
+    if method and tree.setdefault("method", method) != method:
+        raise UserError(
+            f"{path} is a config of the objective {tree['method']}, not {method}; `biovfm pretrain {path}` takes any, "
+            f"as does `accelerate launch -m biovfm_hf.cli pretrain {path}` for several processes"
+        )
+    if overrides.get("model.init_from"):  # width and depth in the file are for a model that begins afresh
+        tree["model"] = {name: value for name, value in (tree.get("model") or {}).items() if name not in DIMENSIONS}
+    for key, value in overrides.items():
+        _set(tree, key, value)
+    return tree
 
 
 def config_from_tree(tree: Mapping[str, Any]) -> TrainConfig:

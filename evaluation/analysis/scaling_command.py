@@ -14,8 +14,8 @@ from .scaling import properties
 from .scaling.analysis import Analysis, analyse
 from .scaling.model_size import AXES, known_sizes
 from .scaling.screen import screen_lines
-from .scaling.study import main as study_main
 from .scaling.tables import PROPERTIES, read_points, read_properties, write_rows
+from .study.command import main as study_main
 
 DESCRIPTION = """\
 Fit score = e^b size^a for every model family and task of a scaling study, and correlate a with task properties.
@@ -41,7 +41,7 @@ Four sizes leave two degrees of freedom, so read the intervals before the slopes
 
 def main(argv: list[str]) -> int:
     """Run `biovfm scaling`. Returns the exit status."""
-    actions = {"properties": _properties, "sizes": _sizes, "study": _study, "mixture": mixture_main}
+    actions = {"properties": _properties, "sizes": _sizes, "study": study_main, "mixture": mixture_main}
     if argv and argv[0] in actions:
         return actions[argv[0]](argv[1:])
     return _analyse(argv)
@@ -152,7 +152,3 @@ def _sizes(argv: list[str]) -> int:
         flops = [f"{recipe_flops(key, name) / 1e9:>{len(title)}.1f}" for key, title in columns.items()]
         print(f"{name:<{width}}{encoder:>11.2f}{printed:>13.2f}{''.join(flops)}")
     return 0
-
-
-def _study(argv: list[str]) -> int:
-    return study_main(argv)

@@ -11,7 +11,7 @@ import yaml
 from biovfm_hf import BioVFMConfig
 from biovfm_hf.errors import UserError
 from training import config_file, objectives
-from training.config_file import config_from_tree, load_config, parse_overrides, with_steps
+from training.config_file import config_from_tree, load_config, overridden_config, parse_overrides, with_steps
 from training.settings.config import BatchConfig, biovfm_config
 from training.settings.typed import Range, Steps, build, flat, plain, to_yaml
 
@@ -67,6 +67,17 @@ def test_shipped_configs_load_and_read_back(path: Path, tmp_path: Path) -> None:
     biovfm_config(config)
     (tmp_path / "resolved.yaml").write_text(to_yaml(config))
     assert load_config(tmp_path / "resolved.yaml", {}) == config
+
+
+def test_a_config_with_its_overrides_is_a_config_file_of_its_own(tmp_path: Path) -> None:
+    changed = {"model.init_from": "weights", "model.num_attention_heads": 4, "run.log-every": 7, "data.modality": []}
+    (tmp_path / "whole.yaml").write_text(overridden_config("dino_smoke", changed))
+    config = load_config(tmp_path / "whole.yaml")
+    words = ["model.init_from=weights", "model.num_attention_heads=4", "run.log-every=7", "data.modality=[]"]
+    assert config == load_config("dino_smoke", parse_overrides(words)) and config.run.log_every == 7
+    assert "num_hidden_layers" not in config.model.fields  # of a model that begins afresh
+    with pytest.raises(UserError, match="unknown config key runs"):
+        overridden_config("dino_smoke", {"runs": 3})
 
 
 def test_an_objective_whose_name_begins_with_anothers_keeps_its_configs(

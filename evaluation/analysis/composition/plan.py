@@ -14,7 +14,9 @@ from biovfm_hf.reading.documents import parse_yaml, read_yaml
 from biovfm_hf.reading.groups import column_values
 from biovfm_hf.reading.rows import kept_rows
 
-from ..scaling import study
+from ..study.paths import resolve, resolve_config
+from ..study.pretraining import ONE_PROCESS, PretrainingRun
+from ..study.probing import probe_values
 from .designs import MAX_EPOCHS, dirichlet, distinct, held_out_draws, lattice, limits_of, within_limits
 
 REMEDY = "see: biovfm scaling mixture run --help"
@@ -76,20 +78,31 @@ class Plan:
         """The natural shares (groups,), within the limits."""
         return within_limits(self.natural[None], self.limits)[0]
 
-    def as_study(self, mixtures: list[Mixture]) -> study.Plan:
-        """The runs of these mixtures as a plan of a scaling study."""
-        runs = [self._run(mixture) for mixture in mixtures]
-        launch = [str(word) for word in self.content.get("launch", study.ONE_PROCESS)]
-        return study.Plan(runs, launch, study.probe_values(self.path, self.content["probe"]), None, "given")
+    @property
+    def launch(self) -> list[str]:
+        """Arguments of `accelerate launch`."""
+        return [str(word) for word in self.content.get("launch", ONE_PROCESS)]
 
-    def _run(self, mixture: Mixture) -> study.Run:
+    @property
+    def probe(self) -> dict[str, Any]:
+        """The options of `biovfm probe`."""
+        return probe_values(self.path, self.content["probe"])
+
+    def runs(self, mixtures: list[Mixture]) -> list[PretrainingRun]:
+        """The pretraining run of each mixture."""
+        return [self._run(mixture) for mixture in mixtures]
+
+    def _run(self, mixture: Mixture) -> PretrainingRun:
         weights = dict.fromkeys(self.others, 0.0)
         weights |= {name: round(float(share), 6) for name, share in zip(self.groups, mixture.shares, strict=True)}
         drawn = {"data.weight_by": self.content["by"], "data.weights": weights, "seed": mixture.seed}
-        return study.Run(
-            mixture.name, mixture.name, "", "", self.content.get("objective", ""), self.content["config"],
-            self.content["data"], {**self.content["overrides"], **drawn},
-        )  # fmt: skip
+        return PretrainingRun(
+            name=mixture.name,
+            objective=self.content.get("objective", ""),
+            config=self.content["config"],
+            data=self.content["data"],
+            overrides={**self.content["overrides"], **drawn},
+        )
 
 
 def read_plan(path: Path) -> Plan:
@@ -128,10 +141,9 @@ def _read_content(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {key} must be a whole number of {least} or more, not {content[key]!r}")
     if "tasks" not in content["probe"] or not isinstance(content["config"], str):
         raise UserError(f"{path}: probe must name tasks, and config be a file or a shipped name; {REMEDY}")
-    config = content["config"]
-    resolved = study.resolve(path, config) if config.endswith((".yaml", ".yml")) else config
+    config, data = resolve_config(path, content["config"]), resolve(path, str(content["data"]))
     overrides = {str(key): value for key, value in (content.get("overrides") or {}).items()}
-    return {**content, "data": study.resolve(path, str(content["data"])), "config": resolved, "overrides": overrides}
+    return {**content, "data": data, "config": config, "overrides": overrides}
 
 
 def count_groups(path: str, column: str, data: dict[str, Any]) -> Counter[str]:
@@ -188,7 +200,7 @@ def _designed(plan: Plan) -> np.ndarray:
     if others or kind not in ("lattice", "draws", "list"):
         raise UserError(f"{plan.path}: design must be one of lattice, draws and list; {REMEDY}")
     if kind == "list":
-        return _listed(Path(study.resolve(plan.path, str(value))), plan.groups)
+        return _listed(Path(resolve(plan.path, str(value))), plan.groups)
     if not isinstance(value, int) or value < 1:
         raise UserError(f"{plan.path}: design: {kind} must be a whole number of 1 or more, not {value!r}")
     return lattice(len(plan.groups), value) if kind == "lattice" else dirichlet(plan.images, value, plan.seed)

@@ -5,7 +5,6 @@ runs of a scaling study.
 """
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from biovfm_hf.writing.files import write_text
 
 from ...commands import probe as probe_command
 from ...results.seeds import over_seeds
-from ..scaling import study
 from ..scaling.tables import write_rows
+from ..study.pretraining import pretrain, run_lines
+from ..study.probing import by_method, probe_options
 from .confirmation import compare_fresh, confirmation_lines, fresh_mixtures
 from .plan import Mixture, Plan, read_plan
 from .recommendation import Recommendation, recommend, recommendation_lines
@@ -76,8 +76,7 @@ def plan_lines(options: RunOptions) -> list[str]:
     for mixture in plan.mixtures:
         lines.append(f"{mixture.name:<12} {' '.join(f'{share:.3f}' for share in mixture.shares)}"
                      f"{'  held out' if mixture.held_out else ''}")  # fmt: skip
-    training = plan.as_study(plan.mixtures)
-    return lines + [shlex.join(run.command(options.out / "runs" / run.name, training.launch)) for run in training.runs]
+    return lines + [line for run in plan.runs(plan.mixtures) for line in run_lines(run, options.out, plan.launch)]
 
 
 def run_mixtures(options: RunOptions) -> dict[str, Any]:
@@ -122,14 +121,14 @@ def score_mixtures(plan: Plan, mixtures: list[Mixture], out: Path) -> dict[str, 
     Raises:
         UserError: a run fails, or a model has no score on a task.
     """
-    training = plan.as_study(mixtures)
-    probing = study.probe_options(training, out)
+    training = plan.runs(mixtures)
+    probing = probe_options(training, plan.probe, out)
     if len(probing.method) > 1:
         raise UserError(f"{plan.path}: probe: give one method, because one score is fitted")
     tasks = [task.name for task in probe_command.open_tasks(probing)]  # report missing files first
-    study.pretrain(training, out)
+    pretrain(training, plan.launch, out)
     records = probe_command.probe(probing)
-    (group,) = study.by_method(records, probe_command.make_runs(probing), tasks).values()
+    (group,) = by_method(records, probe_command.make_runs(probing), tasks).values()
     joined = over_seeds(out / "results", group, probing.resamples)
     scores = {task: _task_scores(plan, mixtures, joined, task) for task in tasks}
     if MEAN in scores:

@@ -16,4 +16,4 @@ def test_folders_import_each_other_in_one_direction():
         if (folder / "__init__.py").is_file()
     }
     order = list(TopologicalSorter(graph).static_order())
-    assert order.index("layers") < order.index("scaling") < order.index("composition")
+    assert order.index("layers") < order.index("scaling") < order.index("study") < order.index("composition")

@@ -16,8 +16,9 @@ import biovfm_hf
 from biovfm_hf.errors import UserError
 from evaluation.analysis.composition.confirmation import welch
 from evaluation.analysis.composition.plan import read_plan
-from evaluation.analysis.scaling import study
 from evaluation.analysis.scaling_command import main
+from evaluation.analysis.study import pretraining
+from evaluation.analysis.study.pretraining import pretrain, run_files
 
 COUNTS = {"CT": 30, "US": 12, "X-Ray": 6, "PET": 2}
 MIXTURE = """
@@ -74,7 +75,7 @@ def fake_training(monkeypatch, tmp_path_factory, make_model):
         (out / "metrics.jsonl").write_text('{"step": 4, "images": 40}\n')
         return subprocess.CompletedProcess(words, 0)
 
-    monkeypatch.setattr(study.subprocess, "run", run)
+    monkeypatch.setattr(pretraining.subprocess, "run", run)
     return calls
 
 
@@ -106,15 +107,15 @@ def test_only_the_images_that_pretraining_uses_are_counted(plan_file, tmp_path):
     np.testing.assert_allclose(plan.limits, [1, 0.75])  # five passes over them, of 40 images seen
 
 
-def test_pretraining_accepts_every_command(plan_file, data, tmp_path):
+def test_pretraining_accepts_every_config(plan_file, data, tmp_path, fake_training):
     plan = read_plan(plan_file())
-    run = plan.as_study(plan.mixtures).runs[2]
-    command = run.command(tmp_path / "run", [])
-    changes = [word for word in command if "=" in word]
-    assert run.overrides["data.weights"]["PET"] == 0 and "data.weight_by=modality" in changes
-    text = biovfm_hf.pretrain(run.config, data=run.data, overrides=changes, dry_run=True)
+    run = plan.runs(plan.mixtures)[2]
+    assert run.overrides["data.weights"]["PET"] == 0
+    pretrain([run], plan.launch, tmp_path / "out")
+    config = run_files(tmp_path / "out", run).config
+    text = biovfm_hf.pretrain(config, data=run.data, dry_run=True)
     assert "weight_by: modality" in str(text)
-    made = biovfm_hf.pretrain(run.config, data=run.data, out=tmp_path / "run", overrides=[*changes, "steps=1"])
+    made = biovfm_hf.pretrain(config, data=run.data, out=tmp_path / "run", overrides={"steps": 1})
     assert (made / "config.json").is_file()
 
 
@@ -148,7 +149,7 @@ def test_mistakes_are_reported_before_anything_is_trained(plan_file, fake_traini
 def test_the_whole_run_resumes_and_recommends(plan_file, fake_training, tmp_path, capsys):
     words = ["mixture", "run", str(plan_file()), "--out", str(tmp_path / "out"), "--resamples", "20"]
     assert main([*words, "--dry-run"]) == 0
-    assert "pretrain mae_smoke" in capsys.readouterr().out and not fake_training
+    assert ".yaml: mae_smoke with" in capsys.readouterr().out and not fake_training
     assert main(words) == 0
     report = json.loads((tmp_path / "out" / "mixture.json").read_text())
     rows = list(csv.DictReader((tmp_path / "out" / "mixtures.csv").open()))

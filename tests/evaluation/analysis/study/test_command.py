@@ -1,4 +1,4 @@
-"""The study runner: its plan, its commands, resuming, and its points from the results."""
+"""The study runner: what is reported first, its dry run, and its points and slopes from the results."""
 
 import csv
 import json
@@ -10,56 +10,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from biovfm_hf import BioVFMConfig
 from biovfm_hf.errors import UserError
-from biovfm_hf.options import parse_options
 from biovfm_hf.results.record import Record
-from evaluation.analysis.scaling import figures, study
+from evaluation.analysis.scaling import figures
 from evaluation.analysis.scaling_command import main
+from evaluation.analysis.study import command, pretraining
+from evaluation.analysis.study.plan import read_plan
+from evaluation.analysis.study.points import points
 from evaluation.commands import probe as probe_command
 from evaluation.probes.knn import NearestNeighbours
 from evaluation.probes.probe import Run
-
-STUDY = """
-families:
-  DINO: {objective: dino, config: dino_smoke, steps: 5}
-  MAE: {config: own.yaml}
-sizes:
-  narrow: {model.hidden_size: 48, augment.scale: [0.5, 1.0]}
-  wide: {model.hidden_size: 96, steps: 9}
-subsets: {all: images}
-overrides: {steps: 3, batch.size: 4}
-probe: {tasks: [pneumoniamnist, busi], data: sets, method: knn, no_figures: true, download: false}
-"""
-
-
-@pytest.fixture
-def plan_file(tmp_path):
-    def write(text=STUDY):
-        (tmp_path / "images").mkdir(exist_ok=True)
-        (tmp_path / "own.yaml").write_text("steps: 1")
-        (tmp_path / "study.yaml").write_text(text)
-        return tmp_path / "study.yaml"
-
-    return write
-
-
-@pytest.fixture
-def fake_training(monkeypatch):
-    """Replaces the training process: writes the files of a finished run and records the commands."""
-    calls = []
-
-    def run(words, check, env):
-        calls.append(words)
-        out = Path(words[words.index("--out") + 1])
-        width = next(int(w.split("=")[1]) for w in words if w.startswith("model.hidden_size="))
-        BioVFMConfig(hidden_size=width, num_attention_heads=3).save_pretrained(out / "model")
-        (out / "metrics.jsonl").write_text('{"step": 1, "images": 200}\n{"step": 2, "images": 400}\n')
-        return subprocess.CompletedProcess(words, 0)
-
-    monkeypatch.setattr(study.subprocess, "run", run)
-    return calls
-
+from tests.evaluation.analysis.study.conftest import STUDY, width_of
 
 RUN = Run(NearestNeighbours())
 MADE = {"method": "knn", "protocol": "fast", "seed": 0, "settings": RUN.settings, "revision": "r", "data": "d"}
@@ -93,41 +54,13 @@ def fake_probe(monkeypatch):
     return calls
 
 
-def test_a_plan_holds_every_combination_with_later_overrides_on_top(plan_file, tmp_path):
-    plan = study.read_plan(plan_file())
-    assert [run.name for run in plan.runs] == ["DINO_narrow", "DINO_wide", "MAE_narrow", "MAE_wide"]
-    steps = {run.name: run.overrides["steps"] for run in plan.runs}
-    assert steps == {"DINO_narrow": 5, "DINO_wide": 9, "MAE_narrow": 3, "MAE_wide": 9}
-    assert plan.runs[0].data == str(tmp_path / "images")
-    assert plan.runs[2].config == str(tmp_path / "own.yaml")
-    command = plan.runs[0].command(tmp_path / "run", plan.launch)
-    assert command[1:3] == ["-m", "accelerate.commands.launch"]
-    assert command[-command[::-1].index("-m") - 1 :][:6] == [
-        "-m",
-        "biovfm_hf.cli",
-        "pretrain",
-        "dino_smoke",
-        "--data",
-        plan.runs[0].data,
-    ]
-    assert "method=dino" in command and "method=dino" not in plan.runs[2].command(tmp_path / "run", plan.launch)
-    assert "augment.scale=[0.5, 1.0]" in command
-
-
-def test_task_paths_are_relative_to_the_study_file_and_names_are_names(plan_file, tmp_path):
-    (tmp_path / "busi").mkdir()  # a data folder beside the file is not the task of its name
-    (tmp_path / "mine.csv").touch()
-    plan = study.read_plan(plan_file(STUDY.replace("[pneumoniamnist, busi]", '"busi, mine.csv"')))
-    assert plan.probe["tasks"] == ["busi", str(tmp_path / "mine.csv")]
-
-
 def test_families_come_in_the_order_of_the_study_file(plan_file, tmp_path, fake_training, fake_probe):
     text = STUDY.replace("  DINO:", "  Z-DINO:")
     assert main(["study", str(plan_file(text)), "--out", str(tmp_path / "out")]) == 0
     results = tmp_path / "out" / "results" / "results.json"
     records = [Record.read(row, "results.json") for row in json.loads(results.read_text())]
-    plan = study.read_plan(tmp_path / "study.yaml")
-    rows = study.points(plan, sorted(records, key=lambda record: record.model), tmp_path / "out")
+    plan = read_plan(tmp_path / "study.yaml")
+    rows = points(plan.runs, sorted(records, key=lambda record: record.model), tmp_path / "out")
     assert list(dict.fromkeys(row["family"] for row in rows)) == ["Z-DINO", "MAE"]
 
 
@@ -137,15 +70,6 @@ def test_a_task_called_mean_is_refused_before_anything_is_trained(plan_file, tmp
     with pytest.raises(UserError, match="a task of the study is called mean"):
         main(["study", str(plan_file(text)), "--out", str(tmp_path / "out")])
     assert not fake_training
-
-
-def test_the_probe_understands_its_arguments(plan_file, tmp_path):
-    arguments = study.probe_arguments(study.read_plan(plan_file()), tmp_path)
-    options = parse_options(probe_command.build_parser(), probe_command.options_class(), arguments)
-    assert len(options.model) == 4
-    assert options.tasks == ("pneumoniamnist", "busi")
-    assert options.no_figures
-    assert not options.download
 
 
 def test_a_study_runs_once_and_leaves_points_and_slopes(plan_file, tmp_path, fake_training, fake_probe, capsys):
@@ -165,79 +89,21 @@ def test_a_study_runs_once_and_leaves_points_and_slopes(plan_file, tmp_path, fak
     assert "trained already" in capsys.readouterr().out
 
 
-def test_an_interrupted_study_trains_what_is_missing(plan_file, tmp_path, fake_training, fake_probe):
-    words = ["study", str(plan_file()), "--out", str(tmp_path / "out")]
-    main(words)
-    (tmp_path / "out" / "runs" / "MAE_wide" / "model" / "config.json").unlink()
-    assert main(words) == 0
-    assert "MAE_wide" in " ".join(fake_training[-1])
-    assert len(fake_training) == 5
-
-
-def test_changed_settings_are_refused(plan_file, tmp_path, fake_training, fake_probe):
-    main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
-    with pytest.raises(UserError, match="other settings"):
-        main(["study", str(plan_file(STUDY.replace("steps: 9", "steps: 10"))), "--out", str(tmp_path / "out")])
-
-
-def test_a_failed_run_stops_the_study_with_its_name(plan_file, tmp_path, fake_probe, monkeypatch):
-    monkeypatch.setattr(study.subprocess, "run", lambda words, check, env: subprocess.CompletedProcess(words, 3))
-    with pytest.raises(UserError, match="DINO_narrow ended with status 3"):
-        main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
-
-
 def test_subsets_become_series_and_a_dry_run_does_nothing(plan_file, tmp_path, fake_training, fake_probe, capsys):
     two = STUDY.replace("{all: images}", "{us: images, ct: owner/name}")
     words = ["study", str(plan_file(two)), "--out", str(tmp_path / "out")]
     assert main([*words, "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("pretrain dino_smoke") == 4
+    assert shown.count(".yaml: dino_smoke with") == 4
     assert "--data owner/name" in shown
+    assert '"tasks": ["pneumoniamnist", "busi"]' in shown.splitlines()[-1]
     assert not (tmp_path / "out").exists()
     assert main(words) == 0
     assert "DINO on ct" in json.loads((tmp_path / "out" / "scaling" / "summary.json").read_text())["slopes"]
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("families: [", "not valid YAML"),
-        ("- 1", "not a YAML mapping"),
-        (STUDY.replace("overrides:", "override:"), "unknown key override"),
-        (STUDY.replace("config: dino_smoke", "objective: [a]"), "needs a config"),
-        (STUDY.replace("narrow:", "a/b:"), "cannot name a folder"),
-        (STUDY.replace("subsets: {all: images}", "subsets: {}"), "subsets must be a mapping"),
-        (STUDY.replace("subsets: {all: images}", "subsets: {all: 3}"), "must be a dataset folder"),
-        (STUDY.replace("tasks: [pneumoniamnist, busi], ", ""), "names tasks"),
-        (STUDY + "launch: all\n", "list of arguments"),
-        (STUDY + "axis: bogus\n", "unknown axis 'bogus'; choose one of: given, encoder"),
-        (
-            STUDY.replace("MAE: {", "MAE: {objective: distill, ") + "axis: compute\n",
-            "MAE has the objective 'distill', but axis compute",
-        ),
-        (STUDY + "axis: compute\n", "MAE has no named objective, but axis compute"),
-        (STUDY + "properties: nothing.csv\n", "nothing.csv: no such file"),
-        (STUDY.replace("busi]", "bussi]"), "'bussi' is neither a task nor a path that exists; did you mean busi"),
-        (STUDY.replace("method: knn", "method: svm"), "method: 'svm' is none of"),
-        (STUDY + "metric: nothing\n", "no metric is called nothing"),
-        (STUDY + "layers: busi\n", "layers must be a mapping"),
-        (STUDY + "layers: {task: busi, depth: 3}\n", "layers: unknown option depth"),
-        (STUDY + "layers: {task: busi, max_images: 1}\n", "layers: max_images: 1 must be 4"),
-        (STUDY.replace("method: knn", "methode: knn"), "unknown option methode; known are"),
-        (STUDY.replace("method: knn", 'seed: "0,x"'), "seed: 'x' is not of type int"),
-        (STUDY.replace("method: knn", "size: 99"), "size: 99 is not one of"),
-        (STUDY.replace("method: knn", "out: elsewhere"), "out is set by the study"),
-    ],
-)
-def test_unfit_studies_get_a_clear_message(plan_file, text, words):
-    with pytest.raises(UserError, match=words) as caught:
-        main(["study", str(plan_file(text)), "--out", "nowhere", "--dry-run"])
-    assert "study.yaml" in str(caught.value) or "nothing.csv" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_results_without_auc_are_refused(plan_file, tmp_path, fake_training, fake_probe, monkeypatch):
-    monkeypatch.setattr(study, "by_method", lambda *_: {"knn": [Record("other", "r", "t")]})
+    monkeypatch.setattr(command, "by_method", lambda *_: {"knn": [Record("other", "r", "t")]})
     with pytest.raises(UserError, match="holds no AUC"):
         main(["study", str(plan_file()), "--out", str(tmp_path / "out")])
 
@@ -281,7 +147,7 @@ def test_layers_are_measured_once_and_their_slopes_fitted(plan_file, tmp_path, f
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "layers.json").write_text(json.dumps({"rows": rows}))
 
-    monkeypatch.setattr(study.analyse_command, "analyse", analyse)
+    monkeypatch.setattr(command.analyse_command, "analyse", analyse)
     words = ["study", str(plan_file(STUDY + "layers: {task: busi, max_images: 9}\n")), "--out", str(tmp_path / "out")]
     assert main(words) == 0 and main(words) == 0
     assert len(calls) == 1 and calls[0].max_images == 9 and len(calls[0].models) == 4
@@ -318,12 +184,11 @@ def real_models(monkeypatch, make_model):
 
     def run(words, check, env):
         out = Path(words[words.index("--out") + 1])
-        width = next(int(w.split("=")[1]) for w in words if w.startswith("model.hidden_size="))
-        make_model(out / "model", hidden_size=width, num_attention_heads=3)
+        make_model(out / "model", hidden_size=width_of(words), num_attention_heads=3)
         (out / "metrics.jsonl").write_text('{"step": 1, "images": 200}\n')
         return subprocess.CompletedProcess(words, 0)
 
-    monkeypatch.setattr(study.subprocess, "run", run)
+    monkeypatch.setattr(pretraining.subprocess, "run", run)
     monkeypatch.setattr(figures, "write_figures", lambda *_: [])
 
 
