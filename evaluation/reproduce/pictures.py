@@ -1,7 +1,7 @@
 """Draws an item's numbers as in the papers: bars, curves, ranks, masks side by side, scaling curves."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,7 +163,8 @@ def scaling(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> 
     from ..analysis.scaling.writing import write_study  # loads matplotlib
 
     places = [(row, column) for row in numbers.recipe.rows for column in _columns(numbers, panels)]
-    points = [point for place in places if place in numbers.cells for point in _points(numbers, place)]
+    known = known_sizes()
+    points = [point for place in places if place in numbers.cells for point in _points(numbers, place, known)]
     if not points:
         raise UserError("no model of a named size is there")
     properties = {}
@@ -174,10 +175,9 @@ def scaling(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> 
     write_study(analyse(Study(points=points), properties, PAPER_AXIS), folder / "scaling", with_published=True)
 
 
-def _points(numbers: Numbers, place: tuple[str, str]) -> list[Point]:
+def _points(numbers: Numbers, place: tuple[str, str], known: Mapping[str, tuple[float, float]]) -> list[Point]:
     """A cell's scores on each task at its model's size, averaged over seeds."""
     cell = numbers.recipe.cells[place]
-    known = known_sizes()
     size = next((name for name in known if cell.model.endswith(f"-{name}")), "")
     family, size = (cell.model.removesuffix(f"-{size}"), size) if size else (place[0], "vit-base")
     points = []
