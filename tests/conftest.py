@@ -3,6 +3,7 @@
 import functools
 import gc
 import os
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -11,6 +12,16 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+
+from tests.preloaded import share
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list) -> None:
+    """Let workers of pytest-xdist be forks of one process with torch and transformers, which each would import."""
+    if sys.platform == "linux":  # elsewhere there is no such socket as `preloaded` needs
+        for spec in specs:
+            spec.python = spec.python or share()
 
 
 @pytest.hookimpl(wrapper=True)

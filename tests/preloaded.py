@@ -7,6 +7,8 @@ number `number_of` tells. Tests of what is imported when, or of the interpreter 
 
 A server of `python()` is itself a fork, of one that has torch and other packages that read no setting of the Hub;
 `with_torch()` begins there. A server of other settings so costs two seconds instead of seven.
+
+The workers of pytest-xdist are such forks too, and use the servers of the process that started them (`share`).
 """
 
 import array
@@ -32,6 +34,7 @@ THEN = (
 READ_AT_IMPORT = ("HF_", "TRANSFORMERS_", "HUGGINGFACE_")
 READ_LATER = ("HF_TOKEN", "HF_MODULES_CACHE")  # by huggingface_hub, and by `_become`
 KILL = signal.SIGUSR2
+SHARED = "PRELOADED_SERVERS"  # variable of the environment: key of a server, as JSON -> its executable
 _servers: dict[tuple | None, tuple[str, subprocess.Popen]] = {}
 
 
@@ -46,6 +49,14 @@ def python(environment: dict[str, str] | None = None) -> str:
 def with_torch() -> str:
     """The executable whose processes begin with torch, and without transformers, huggingface_hub and datasets."""
     return _server(None, dict(os.environ))
+
+
+def share() -> str:
+    """`python()`, which processes started from here on share with this one, and `with_torch()` too."""
+    executable = python()
+    servers = {json.dumps(key): path for key, (path, _) in _servers.items()}
+    os.environ.setdefault(SHARED, json.dumps(servers))
+    return executable
 
 
 def send(process: subprocess.Popen, number: int) -> None:
@@ -63,6 +74,9 @@ def number_of(process: subprocess.Popen) -> int:
 
 def _server(key: tuple | None, environment: dict[str, str]) -> str:
     """The executable of the server of `key`; None is the first one, which the others are forks of."""
+    shared = json.loads(os.environ.get(SHARED, "{}")).get(json.dumps(key))
+    if shared is not None:
+        return shared
     if key not in _servers or _servers[key][1].poll() is not None:
         interpreter, modules = (sys.executable, FIRST) if key is None else (with_torch(), THEN)
         _servers[key] = _start(environment, interpreter, modules)
@@ -141,6 +155,7 @@ def serve(place: Path, modules: list[str]) -> None:
             callers[pid] = caller
     for pid in callers:
         os.kill(pid, signal.SIGKILL)
+    os._exit(0)  # taking torch apart takes a second, and some of its packages then complain of one another
 
 
 def _reap(callers: dict[int, socket.socket]) -> None:
@@ -223,6 +238,7 @@ def _run(words: list[str]) -> None:
     sys.path[:] = path + sys.path
     if words[0] == "-c":
         sys.argv = ["-c", *words[2:]]
+        del sys.modules["__main__"].__file__  # processes of multiprocessing would run this file again
         sys.path.insert(0, "")
         exec(compile(words[1], "<string>", "exec"), sys.modules["__main__"].__dict__)
     elif words[0] == "-m":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .preloaded import number_of, python, send, with_torch
+from .preloaded import SHARED, number_of, python, send, share, with_torch
 
 TELL = "import json, os, sys; print(json.dumps([sys.argv, os.getcwd(), os.environ['A'], sys.stdin.read()]))"
 
@@ -43,6 +43,16 @@ def test_torch_is_loaded_and_this_package_is_not() -> None:
     told = [subprocess.run([executable, "-c", code], capture_output=True, text=True).stdout
             for executable in (python(), with_torch())]  # fmt: skip
     assert told == ["True True False\n", "True False False\n"]
+
+
+def test_servers_are_shared_with_the_processes_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    if SHARED not in os.environ:  # as it is in a worker of pytest-xdist
+        monkeypatch.setenv(SHARED, "to be removed again at the end of the test")
+        monkeypatch.delenv(SHARED)
+    own = [share(), with_torch()]
+    code = "from tests.preloaded import python, with_torch; print(python(), with_torch())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == own
 
 
 def test_a_process_sees_its_own_folders_and_settings_and_none_of_the_server(tmp_path: Path) -> None:
