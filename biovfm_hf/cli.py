@@ -5,6 +5,7 @@ import select
 import sys
 from collections.abc import Sequence
 
+from .environment import prepare_libraries
 from .errors import UserError, one_line
 from .front_door import COMMANDS
 from .rooms import load_room_module, packages_named
@@ -70,9 +71,7 @@ def _run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         print(_unknown(command), file=sys.stderr)
         return 2
-    if not sys.stderr.isatty():  # no progress bars of libraries in a log; they read this on import
-        for library in ("HF_HUB", "HF_DATASETS"):
-            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+    prepare_libraries()
     module = COMMANDS[command].module
     with packages_named(module):
         return load_room_module(module).main(rest)

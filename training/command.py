@@ -14,6 +14,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from biovfm_hf.environment import prepare_libraries
 from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option
 
@@ -141,6 +142,7 @@ def run_script(method: str, argv: Sequence[str] | None = None) -> int:
     examples = _examples(f"python {script} --config", f"{script} --config", method)
     parser = _parser(f"pretrain_{method}.py", _title(method), examples)
     parser.add_argument("--config", required=True, help=f"YAML file, or a shipped one of {_listed(method)}")
+    prepare_libraries()
     return _run_command(parser, argv, method)
 
 
