@@ -139,7 +139,7 @@ class Crops:
 
 
 @dataclass(frozen=True)
-class Heads:
+class PrototypeHeads:
     """DINO's and iBOT's heads, each as (hidden width, layers of the MLP, bottleneck, prototypes).
 
     `masked_patches` is how many patches of an image are compared on average.
@@ -183,12 +183,12 @@ def step_flops(
     teacher: bool = False,
     decoder: bool = False,
     visible: float = 1.0,
-    heads: Heads | None = None,
+    heads: PrototypeHeads | None = None,
     drop_path: float = 0.0,
 ) -> StepFlops:
     """Floating-point operations of one image in a pretraining step, forward and backward.
 
-    DINOv2 is `teacher=True, heads=Heads(...)`; MAE is `decoder=True, visible=0.25`, on one global crop.
+    DINOv2 is `teacher=True, heads=PrototypeHeads(...)`; MAE is `decoder=True, visible=0.25`, on one global crop.
 
     Args:
         architecture: the encoder's sizes, and the decoder's.

@@ -27,7 +27,7 @@ from .nearest import did_you_mean, nearest
 Options = TypeVar("Options")
 
 
-class Limits(TypedDict, total=False):
+class FieldLimits(TypedDict, total=False):
     """The allowed values of a field, and its placeholder in the help text."""
 
     above: float
@@ -41,17 +41,17 @@ class Limits(TypedDict, total=False):
     group: str  # title of the option's section in the help text
 
 
-def argument(help: str, **limits: Unpack[Limits]) -> Any:
+def argument(help: str, **limits: Unpack[FieldLimits]) -> Any:
     """A positional argument: a path or a name that must be given."""
     return dataclasses.field(metadata={"help": help, "positional": True, **limits})
 
 
-def required(help: str, **limits: Unpack[Limits]) -> Any:
+def required(help: str, **limits: Unpack[FieldLimits]) -> Any:
     """A required option, `--name` on the command line."""
     return dataclasses.field(metadata={"help": help, **limits})
 
 
-def option(default: Any, help: str, **limits: Unpack[Limits]) -> Any:
+def option(default: Any, help: str, **limits: Unpack[FieldLimits]) -> Any:
     """An option, `--name` on the command line, that is `default` if it is not given."""
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 

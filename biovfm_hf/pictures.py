@@ -138,7 +138,7 @@ def as_pixels(array: np.ndarray, channels: str | None, name: str) -> Pixels:
         UserError: no real numbers, no pixels, or another shape.
     """
     if array.dtype.kind not in "biuf":
-        raise UserError(f"{name}: holds {named(array.dtype)}, not real numbers; convert it to integers or floats")
+        raise UserError(f"{name}: holds {dtype_name(array.dtype)}, not real numbers; convert it to integers or floats")
     array = _channels_last(array, channels, name)
     if array.size == 0:
         raise UserError(f"{name}: has no pixels (shape {array.shape}); leave it out")
@@ -194,7 +194,7 @@ def _channels_last(array: np.ndarray, channels: str | None, name: str) -> np.nda
     return array
 
 
-def named(dtype: np.dtype) -> str:
+def dtype_name(dtype: np.dtype) -> str:
     """A dtype's name for messages, without the names of a record's fields, which come from the file."""
     return str(dtype) if dtype.names is None else "records"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..options import CommandParser, argument, check_options, option, parse_options, required
-from .read import Encoder, read_encoder
+from .read import ConvertedEncoder, read_encoder
 from .write import write_biovfm, write_timm, write_transformers
 
 FORMATS = ("biovfm", "dinov2", "dinov2_with_registers", "vit_mae", "timm", "dinov3")
@@ -28,7 +28,7 @@ class ConvertOptions:
         check_options(self)
 
 
-def convert(options: ConvertOptions) -> Encoder:
+def convert(options: ConvertOptions) -> ConvertedEncoder:
     """Read the weights of `options.source` and write them to `options.to`; see `read_encoder` and the writers.
 
     Returns:
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _differences(encoder: Encoder, target: str) -> list[str]:
+def _differences(encoder: ConvertedEncoder, target: str) -> list[str]:
     """How the target's computation differs from this model's."""
     config, notes = encoder.config, []
     if target == "dinov3":

@@ -38,7 +38,7 @@ class UnknownFamilyError(UserError):
 
 
 @dataclass(frozen=True)
-class Heads:
+class HeadCounts:
     """Attention heads of encoder and decoder, for files that do not state them; None if unknown to the caller too."""
 
     encoder: int | None = None
@@ -46,7 +46,7 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class ConvertedEncoder:
     """A converted vision transformer: its configuration, its tensors by our names, what was left out or assumed."""
 
     config: "BioVFMConfig"
@@ -63,7 +63,7 @@ class Encoder:
         return any(name.startswith("decoder.") for name in self.tensors)
 
 
-def read_encoder(source: str, num_heads: int | None = None, decoder_heads: int | None = None) -> Encoder:
+def read_encoder(source: str, num_heads: int | None = None, decoder_heads: int | None = None) -> ConvertedEncoder:
     """Read a checkpoint of any family.
 
     Args:
@@ -89,12 +89,12 @@ def read_encoder(source: str, num_heads: int | None = None, decoder_heads: int |
     if stated.get("model_type"):
         (config, *fitting), notes = _from_transformers(source, stated, tensors), []
     else:
-        config, *fitting, notes = _from_meta_names(source, stated, tensors, Heads(num_heads, decoder_heads))
+        config, *fitting, notes = _from_meta_names(source, stated, tensors, HeadCounts(num_heads, decoder_heads))
     provenance = (read_provenance(folder) if path.is_dir() else Provenance()) | licences_of(stated, tensors)
     if dinov3.LICENCE in provenance.licences:
         notes = [*notes, dinov3.LICENCE_NOTE]
     ours, left_out = _fit(source, config, *fitting)
-    return Encoder(config, ours, left_out, normalisation, processor, tuple(notes), provenance)
+    return ConvertedEncoder(config, ours, left_out, normalisation, processor, tuple(notes), provenance)
 
 
 def _from_transformers(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]") -> tuple:
@@ -168,7 +168,7 @@ def _config_from_transformers(source: str, stated: dict[str, Any], tensors: "dic
     return _config(source, fields)
 
 
-def _from_meta_names(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]", heads: Heads) -> tuple:
+def _from_meta_names(source: str, stated: dict[str, Any], tensors: "dict[str, Tensor]", heads: HeadCounts) -> tuple:
     """Read DINOv2's, DINOv3's, MAE's and timm's files, whose sizes follow from the tensors."""
     from . import dinov3
     from . import names as tables
@@ -214,7 +214,7 @@ def _timm_positions(source: str, tensors: "dict[str, Tensor]") -> "dict[str, Ten
     return tensors
 
 
-def _dinov2_fields(source: str, tensors: "dict[str, Tensor]", heads: Heads) -> tuple[dict[str, Any], list[str]]:
+def _dinov2_fields(source: str, tensors: "dict[str, Tensor]", heads: HeadCounts) -> tuple[dict[str, Any], list[str]]:
     """Fields of a file with DINOv2's names: from its training, its hub, or the encoder of a plain ViT or MAE."""
     fields, notes = _fields_of_shapes(source, tensors, heads.encoder)
     fields["use_mask_token"] = "mask_token" in tensors
@@ -231,7 +231,7 @@ def _dinov2_fields(source: str, tensors: "dict[str, Tensor]", heads: Heads) -> t
     return fields, notes
 
 
-def _mae_fields(source: str, tensors: "dict[str, Tensor]", heads: Heads) -> tuple[dict[str, Any], list[str]]:
+def _mae_fields(source: str, tensors: "dict[str, Tensor]", heads: HeadCounts) -> tuple[dict[str, Any], list[str]]:
     """Fields of MAE's file of encoder and decoder, which states the heads of neither."""
     fields, notes = _fields_of_shapes(source, tensors, heads.encoder)
     width = tensors["decoder_pos_embed"].shape[-1]
@@ -252,7 +252,7 @@ def _mae_fields(source: str, tensors: "dict[str, Tensor]", heads: Heads) -> tupl
 
 
 def _timm_fields(
-    source: str, tensors: "dict[str, Tensor]", stated: dict[str, Any], heads: Heads
+    source: str, tensors: "dict[str, Tensor]", stated: dict[str, Any], heads: HeadCounts
 ) -> tuple[dict[str, Any], list[str]]:
     """Fields of a timm folder, whose configuration may state the heads."""
     stated_heads = stated.get("model_args", {}).get("num_heads")

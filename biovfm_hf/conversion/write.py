@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..flops import Architecture
 from ..sizes import swiglu_width
 from ..writing.files import atomic_path
-from .read import Encoder
+from .read import ConvertedEncoder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..image_processing_biovfm import BioVFMImageProcessor
 
 
-def write_biovfm(encoder: Encoder, folder: Path) -> None:
+def write_biovfm(encoder: ConvertedEncoder, folder: Path) -> None:
     """Write a BioVFM model folder: weights, configuration, processor, and the code for trust_remote_code."""
     from ..modeling_biovfm import BioVFMForMaskedAutoencoding, BioVFMModel
 
@@ -31,7 +31,7 @@ def write_biovfm(encoder: Encoder, folder: Path) -> None:
         write_provenance(temporary, encoder.provenance)
 
 
-def _biovfm_processor(encoder: Encoder) -> "BioVFMImageProcessor":
+def _biovfm_processor(encoder: ConvertedEncoder) -> "BioVFMImageProcessor":
     """The source's own processor if it is ours, else a new one with its size and normalisation."""
     from ..image_processing_biovfm import BioVFMImageProcessor
 
@@ -41,7 +41,7 @@ def _biovfm_processor(encoder: Encoder) -> "BioVFMImageProcessor":
     return BioVFMImageProcessor(size=size, **encoder.normalisation)
 
 
-def write_transformers(encoder: Encoder, folder: Path, target: str) -> list[str]:
+def write_transformers(encoder: ConvertedEncoder, folder: Path, target: str) -> list[str]:
     """Write transformers' `dinov2` (with registers if the model has them), `dinov3` or `vit_mae` folder.
 
     Returns:
@@ -82,7 +82,7 @@ def write_transformers(encoder: Encoder, folder: Path, target: str) -> list[str]
     return dropped
 
 
-def _write_dinov3(encoder: Encoder, folder: Path) -> list[str]:
+def _write_dinov3(encoder: ConvertedEncoder, folder: Path) -> list[str]:
     """Write a `DINOv3ViTModel` folder, which has no place for a decoder or for the norm of local crops."""
     from . import dinov3
     from .names import HF_DINOV3, rename_to_theirs
@@ -109,7 +109,7 @@ def _write_dinov3(encoder: Encoder, folder: Path) -> list[str]:
     return dropped
 
 
-def write_timm(encoder: Encoder, folder: Path) -> list[str]:
+def write_timm(encoder: ConvertedEncoder, folder: Path) -> list[str]:
     """Write a folder that `timm.create_model("local-dir:FOLDER")` loads. Returns our tensors that it leaves out."""
     import torch
 
@@ -184,7 +184,7 @@ def _hf_vit_mae_config(config: "BioVFMConfig", decoder: bool) -> dict[str, Any]:
     }
 
 
-def _timm_config(encoder: Encoder) -> dict[str, Any]:
+def _timm_config(encoder: ConvertedEncoder) -> dict[str, Any]:
     config = encoder.config
     swiglu = config.ffn_type == "swiglu"
     ratio = config.mlp_ratio
@@ -222,7 +222,7 @@ def _timm_config(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _bit_processor(encoder: Encoder) -> dict[str, Any]:
+def _bit_processor(encoder: ConvertedEncoder) -> dict[str, Any]:
     side = encoder.config.image_size
     return {
         "image_processor_type": "BitImageProcessor",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TooLarge, UserError, unquoted
-from ..pictures import as_pixels, named
+from ..pictures import as_pixels, dtype_name
 from ..volumes import Volume
 from .content import Content, Pages, Source, names_mask, one_picture
 from .matlab import MAX_BYTES, is_level_4, largest_array, largest_of_level_4
@@ -34,7 +34,7 @@ def content_of(array: np.ndarray, name: str) -> Content:
         return Pages(len(array), lambda number: as_pixels(array[number], channels, name), "picture", in_memory=True)
     if array.ndim != 3 or array.dtype.kind not in "biuf":
         raise UserError(
-            f"{name}: an array of {named(array.dtype)} and shape {array.shape} is not a picture (H, W) or "
+            f"{name}: an array of {dtype_name(array.dtype)} and shape {array.shape} is not a picture (H, W) or "
             "(H, W, 3), a stack of them or a volume; save it as one of these"
         )
     if min(array.shape) < 1:

@@ -12,7 +12,7 @@ from ..item import Item
 MAX_ROWS = 5_000_000  # rows of one array: a file may claim any number
 
 
-def table_rows(item: Item, file: Path, key: str | None) -> Iterator[Item]:
+def array_rows(item: Item, file: Path, key: str | None) -> Iterator[Item]:
     """One item per row of the image array `key` (rows, height, width[, channels])."""
     with require("h5py", "data").File(file, "r") as opened:
         array = _own(opened, key or "")
@@ -61,7 +61,7 @@ def _own(opened: Any, name: str) -> Any:
 
 
 EXPANDERS: dict[str, Callable[[Item, Path, str | None], Iterator[Item]]] = {
-    "hdf5_rows": table_rows,
+    "hdf5_rows": array_rows,
     "hdf5_encoded": encoded_images,
     "hdf5_stack": stack,
 }

@@ -13,7 +13,7 @@ import numpy as np
 from biovfm_hf.decoding.arrays import content_of
 from biovfm_hf.decoding.bounds import check_hdf5
 from biovfm_hf.errors import require
-from biovfm_hf.pictures import named
+from biovfm_hf.pictures import dtype_name
 from biovfm_hf.pixels import MAX_PIXELS
 
 from ..limits import MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
@@ -57,7 +57,7 @@ def _encoded(data: Any) -> bytes:
 
 def _check(shape: tuple[int, ...], dtype: np.dtype) -> None:
     if dtype.hasobject or dtype.kind not in "biuf":
-        raise Refused(UNREADABLE, f"holds {named(dtype)}, not numbers")
+        raise Refused(UNREADABLE, f"holds {dtype_name(dtype)}, not numbers")
     size = math.prod(map(int, shape), start=dtype.itemsize)
     if size > MAX_VOLUME_BYTES:
         raise Refused(TOO_LARGE, f"an array of {size / 2**20:.0f} MiB")

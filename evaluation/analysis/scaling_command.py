@@ -11,7 +11,7 @@ from biovfm_hf.options import CommandParser, argument, check_options, option, pa
 
 from .composition.command import main as mixture_main
 from .scaling import properties
-from .scaling.analysis import Analysis, analyse
+from .scaling.analysis import ScalingAnalysis, analyse_scaling
 from .scaling.model_size import AXES, known_sizes
 from .scaling.screen import screen_lines
 from .scaling.tables import PROPERTIES, read_points, read_properties, write_rows
@@ -78,7 +78,7 @@ def _analyse(argv: list[str]) -> int:
     return 0
 
 
-def scaling(options: ScalingOptions) -> Analysis:
+def scaling(options: ScalingOptions) -> ScalingAnalysis:
     """Fit score = e^b size^a for every family and task, correlate the slopes, and write tables and figures.
 
     Returns:
@@ -91,7 +91,7 @@ def scaling(options: ScalingOptions) -> Analysis:
 
     study = read_points(options.points)
     properties = read_properties(options.properties) if options.properties else {}
-    analysis = analyse(study, properties, options.axis, options.seed)
+    analysis = analyse_scaling(study, properties, options.axis, options.seed)
     write_study(analysis, options.out, options.published)
     return analysis
 

@@ -26,7 +26,7 @@ from ..pictures.figure import discard, figure_path
 from ..pictures.robustness import draw_robustness
 from ..pictures.scores import discard_all, draw_all, figure_blocks
 from ..probes.frozen import benchmark_of
-from ..probes.probe import ALL_PROTOCOLS, Probe, Run, find_probes, probe_classes, probe_names
+from ..probes.probe import ALL_PROTOCOLS, Probe, ProbeRun, find_probes, probe_classes, probe_names
 from ..probes.suite import run_suite
 from ..results.comparisons import compare_models
 from ..results.records import merge_records
@@ -359,7 +359,7 @@ def _check_positive(record: TaskRecord, positive: str | None) -> None:
         )
 
 
-def make_runs(options: RunOptions) -> list[Run]:
+def make_runs(options: RunOptions) -> list[ProbeRun]:
     """One run for each method, combination of settings, and seed.
 
     Raises:
@@ -368,10 +368,10 @@ def make_runs(options: RunOptions) -> list[Run]:
     device = options.device or default_device()
     check_device(device)
     precision = options.precision or default_precision(device)
-    shared = {item.name for item in fields(Run)} & {item.name for item in fields(RunOptions)}
+    shared = {item.name for item in fields(ProbeRun)} & {item.name for item in fields(RunOptions)}
     common = {name: getattr(options, name) for name in shared - {"seed", "device", "precision"}}
     return [
-        Run(probe, seed=seed, device=device, precision=precision, **common)
+        ProbeRun(probe, seed=seed, device=device, precision=precision, **common)
         for name in dict.fromkeys(options.method)
         for seed in dict.fromkeys(options.seed)
         for kind in find_probes(name, options.protocol)

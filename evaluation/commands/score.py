@@ -120,7 +120,7 @@ def _score_file(options: ScoreOptions) -> dict[str, Any]:
 
 def _read_arrays(options: ScoreOptions) -> dict[str, Any]:
     """The arrays that the task and the options need, and those of the validation split if present."""
-    stored = npz.names(options.file)
+    stored = npz.array_names(options.file)
     needed = ["test_labels", "test_scores"]
     if options.task in (BINARY, MULTILABEL) or {"val_labels", "val_scores"} <= set(stored):
         needed += ["val_labels", "val_scores"]

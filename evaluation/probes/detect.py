@@ -72,12 +72,12 @@ class Detect(Probe):
         if trial.encoder.network is not None:
             raise UserError(f"{trial.encoder.name} is a network for segmentation; method detect does not apply to it")
         size = self.image_size or trial.encoder.size
-        plan = Plan(self.epochs, self.rate or RATE, trial.run.seed, self.batch_size, self.mirror)
-        return judge_detection(trial, _tuned(trial, size, plan) if self.tune else _frozen(trial, size, plan))
+        recipe = DetectorRecipe(self.epochs, self.rate or RATE, trial.run.seed, self.batch_size, self.mirror)
+        return judge_detection(trial, _tuned(trial, size, recipe) if self.tune else _frozen(trial, size, recipe))
 
 
 @dataclass(frozen=True)
-class Plan:
+class DetectorRecipe:
     """Training settings of a detector.
 
     Attributes:
@@ -116,10 +116,10 @@ class Mirrored:
         return combined_digest([b"mirrored", self.images.fingerprint().encode()])
 
 
-def _frozen(trial: Trial, size: int, plan: Plan) -> Detections:
+def _frozen(trial: Trial, size: int, recipe: DetectorRecipe) -> Detections:
     """Train a detector on stored tokens."""
     stores: dict[tuple[str, bool], Any] = {}
-    passes = [(name, False) for name in trial.task.splits] + ([("train", True)] if plan.mirror else [])
+    passes = [(name, False) for name in trial.task.splits] + ([("train", True)] if recipe.mirror else [])
     for name, mirrored in passes:
         images = trial.task.splits[name].images
         stores[name, mirrored] = embed_tokens(
@@ -130,10 +130,10 @@ def _frozen(trial: Trial, size: int, plan: Plan) -> Detections:
     def read(name: str, rows: np.ndarray, mirrored: bool) -> "Tensor":
         return stores[name, mirrored].read(rows)[0].to(trial.run.device)
 
-    return train_detector(trial.task, read, None, plan, trial.run.device)
+    return train_detector(trial.task, read, None, recipe, trial.run.device)
 
 
-def _tuned(trial: Trial, size: int, plan: Plan) -> Detections:
+def _tuned(trial: Trial, size: int, recipe: DetectorRecipe) -> Detections:
     """Train encoder and detector together; the encoder's rate is a tenth of the detector's or less."""
     encoder = trial.encoder
     module = copy.deepcopy(encoder.module).requires_grad_(True)
@@ -146,7 +146,7 @@ def _tuned(trial: Trial, size: int, plan: Plan) -> Detections:
         with accelerator.autocast():
             return encoder.read(module, pixels, 0, encoder.reading).patches().float()
 
-    return train_detector(trial.task, read, module, plan, trial.run.device)
+    return train_detector(trial.task, read, module, recipe, trial.run.device)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Training:
         detector: the detector that reads them.
         modules: the detector, and the encoder if it is trained too.
         sizes: {split: (N, 2) width and height of its images}.
-        plan: training settings.
+        recipe: training settings.
     """
 
     task: Task
@@ -167,7 +167,7 @@ class Training:
     detector: "Detector"
     modules: list[Any]
     sizes: dict[str, np.ndarray]
-    plan: Plan
+    recipe: DetectorRecipe
 
     def epoch(self, optimizer: Any, schedule: Any, rng: np.random.Generator) -> None:
         """Train on every image once.
@@ -180,10 +180,10 @@ class Training:
         for module in self.modules:
             module.train()
         images = len(self.sizes["train"])
-        for rows in np.array_split(rng.permutation(images), -(-images // self.plan.batch)):
-            loss = self._loss(rows, mirrored=bool(self.plan.mirror and rng.random() < 0.5))
+        for rows in np.array_split(rng.permutation(images), -(-images // self.recipe.batch)):
+            loss = self._loss(rows, mirrored=bool(self.recipe.mirror and rng.random() < 0.5))
             if not torch.isfinite(loss):
-                raise UserError(f"detect on {self.task.name} diverged; give a lower --rate than {self.plan.rate}")
+                raise UserError(f"detect on {self.task.name} diverged; give a lower --rate than {self.recipe.rate}")
             optimizer.zero_grad()
             loss.backward()
             for module in self.modules:
@@ -205,8 +205,8 @@ class Training:
             module.eval()
         parts, sizes = [np.zeros((0, 7))], self.sizes[name]
         with torch.no_grad():
-            for start in range(0, len(sizes), self.plan.batch):
-                rows = np.arange(start, min(start + self.plan.batch, len(sizes)))
+            for start in range(0, len(sizes), self.recipe.batch):
+                rows = np.arange(start, min(start + self.recipe.batch, len(sizes)))
                 tokens = self.read(name, rows, False)
                 for row, found in zip(rows, self.detector.detect(tokens), strict=True):
                     shares = found["boxes"].cpu().numpy().astype(np.float64) / _units(tokens)
@@ -221,7 +221,7 @@ class Training:
         return 0.0 if np.isnan(ap) else ap
 
 
-def train_detector(task: Task, read: Read, module: Any, plan: Plan, device: str) -> Detections:
+def train_detector(task: Task, read: Read, module: Any, recipe: DetectorRecipe, device: str) -> Detections:
     """Train a detector (and `module`, from whose outputs `read` makes tokens) and detect in the test images.
 
     AdamW with weight decay 0.05, a linear warm-up over a tenth of the steps, then cosine to 0. Ten times during
@@ -232,7 +232,7 @@ def train_detector(task: Task, read: Read, module: Any, plan: Plan, device: str)
         task: a detection task.
         read: function that returns tokens.
         module: the encoder's module, None if it is frozen.
-        plan: training settings.
+        recipe: training settings.
         device: device of the detector.
 
     Raises:
@@ -244,16 +244,16 @@ def train_detector(task: Task, read: Read, module: Any, plan: Plan, device: str)
     from .networks.detector import Detector  # needs torchvision
     from .tuning.optimisation import warmup_cosine  # needs torch
 
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(recipe.seed)
     with torch.no_grad():
         width = read("train", np.arange(1), False).shape[-1]
     detector: Any = Detector(width, task.num_outputs).to(device)
     sizes = {name: image_sizes(split.images) for name, split in task.splits.items()}
-    training = Training(task, read, detector, [detector, *([] if module is None else [module])], sizes, plan)
-    images, epochs = len(sizes["train"]), plan.passes(len(sizes["train"]))
-    optimizer = _optimizer(detector, module, plan)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(-(-images // plan.batch) * epochs))
-    rng, best, best_ap, best_epoch = np.random.default_rng(plan.seed), None, -1.0, 0
+    training = Training(task, read, detector, [detector, *([] if module is None else [module])], sizes, recipe)
+    images, epochs = len(sizes["train"]), recipe.passes(len(sizes["train"]))
+    optimizer = _optimizer(detector, module, recipe)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(-(-images // recipe.batch) * epochs))
+    rng, best, best_ap, best_epoch = np.random.default_rng(recipe.seed), None, -1.0, 0
     looks = set(np.linspace(0, epochs, LOOKS + 1)[1:].round().astype(int).tolist())
     for epoch in tqdm(range(1, epochs + 1), desc=f"detect {task.name}", unit="epoch", disable=None, leave=False):
         training.epoch(optimizer, schedule, rng)
@@ -266,13 +266,13 @@ def train_detector(task: Task, read: Read, module: Any, plan: Plan, device: str)
     return Detections(training.detect("test"), chosen, weights, None if module is None else weights)
 
 
-def _optimizer(detector: Any, module: Any, plan: Plan) -> Any:
+def _optimizer(detector: Any, module: Any, recipe: DetectorRecipe) -> Any:
     import torch
 
     groups: list[dict[str, Any]] = [{"params": list(detector.parameters())}]
     if module is not None:
-        groups.append({"params": list(module.parameters()), "lr": min(plan.rate / 10, TUNED_RATE)})
-    return torch.optim.AdamW(groups, lr=plan.rate, weight_decay=DECAY)
+        groups.append({"params": list(module.parameters()), "lr": min(recipe.rate / 10, TUNED_RATE)})
+    return torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=DECAY)
 
 
 def _rows(image: int, found: dict[str, "Tensor"], corners: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ NOTE = "values are means over draws of training subjects; intervals hold 95 % of
 
 
 @dataclass(frozen=True)
-class Draws:
+class SubjectDraws:
     """`count` draws of `shots` subjects per class from `seed`; all draws share the `resamples` of the test cases."""
 
     shots: int

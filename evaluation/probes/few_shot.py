@@ -9,7 +9,7 @@ from biovfm_hf.options import option
 
 from ..statistics.metrics import notes as split_notes
 from ..statistics.split import checked_split
-from .draws import NOTE, Draws
+from .draws import NOTE, SubjectDraws
 from .judging import absence_notes, feature_warnings, subject_numbers
 from .probe import Answer, Probe, Trial, features_setting, register
 
@@ -48,7 +48,7 @@ class FewShot(Probe):
         from .heads.few_shot import probe_few_shot  # needs torch
 
         task, run = trial.task, trial.run
-        plan = Draws(self.shots, self.draws, run.seed, run.resamples)
+        plan = SubjectDraws(self.shots, self.draws, run.seed, run.resamples)
         problem = trial.problem(self.features)
         subjects = {name: split.subjects for name, split in task.splits.items()}
         with tqdm(total=self.draws, desc=trial.label(self.record_name), unit="draw", disable=None, leave=False) as bar:

@@ -27,11 +27,11 @@ class TunedClassifier(Probe, Adaptation):
 
     def run(self, trial: Trial) -> Answer:
         """Train, keep the epoch with the lowest validation loss, and score; nothing is cached."""
-        from .tuning.classifier import Plan, probe_finetune  # needs torch
+        from .tuning.classifier import TuningRecipe, probe_finetune  # needs torch
 
         rate = self.rate or self.default_rate
-        plan = Plan(self.name, self, self.epochs or EPOCHS, rate, self.batch_size, trial.run.seed)
-        return judge(trial, probe_finetune(trial.encoder, trial.task, plan))
+        recipe = TuningRecipe(self.name, self, self.epochs or EPOCHS, rate, self.batch_size, trial.run.seed)
+        return judge(trial, probe_finetune(trial.encoder, trial.task, recipe))
 
 
 @register

@@ -238,7 +238,7 @@ class Probe(ABC):
 
 
 @dataclass(frozen=True)
-class Run:
+class ProbeRun:
     """A probe and the other settings of a run, apart from models and tasks.
 
     `batch_size` is the number of images embedded at once; the other fields are options of `biovfm probe`.
@@ -293,7 +293,7 @@ class Trial:
 
     encoder: "Encoder"
     task: Task
-    run: Run
+    run: ProbeRun
     cache: Path
     masks: Path | None = None
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from ..statistics.bootstrap import PROTOCOLS
-from .draws import Draws
+from .draws import SubjectDraws
 from .few_shot import FewShot, draws_setting, shots_setting
 from .finetune import BitFit, FineTune, LoRA
 from .masks.settings import AUGMENTATIONS, MaskProbe, augment_setting
@@ -107,7 +107,7 @@ class FewShotMasks(MaskProbe):
         """Train on every draw, and report the mean and spread over draws."""
         from .masks.few_shot import probe_few_shot_masks  # needs torch
 
-        plan = Draws(self.shots, self.draws, trial.run.seed, trial.run.resamples)
+        plan = SubjectDraws(self.shots, self.draws, trial.run.seed, trial.run.resamples)
         return probe_few_shot_masks(self, plan, trial)
 
 

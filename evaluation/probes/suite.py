@@ -24,9 +24,9 @@ from ..encoders.processes import process_group
 from ..pictures.figure import discard
 from ..results.records import (
     claimed,
+    finished_record,
     measured_otherwise,
     merge_records,
-    read_record,
     record_key,
     write_record,
 )
@@ -35,14 +35,14 @@ from ..statistics.metrics import hub_names, is_lower_better, table_metrics, titl
 from ..statistics.split import checked_split
 from ..tasks import SPLITS, Task
 from ..tasks.boxes import boxes_digest
-from .probe import Answer, Run, Trial
+from .probe import Answer, ProbeRun, Trial
 
 
 class Job(NamedTuple):
     """A record to make: a model (by the name that loads it), a run and a task."""
 
     model: str
-    run: Run
+    run: ProbeRun
     task: Task
 
 
@@ -61,7 +61,7 @@ class Failure(NamedTuple):
 Claim = Callable[[str], AbstractContextManager[bool]]  # record key -> whether this process should make the record
 
 
-def run_suite(models: list[str], tasks: list[Task], runs: list[Run], out: Path, cache: Path) -> list[Record]:
+def run_suite(models: list[str], tasks: list[Task], runs: list[ProbeRun], out: Path, cache: Path) -> list[Record]:
     """Make every record that is missing in `out`, and return all records in it.
 
     If one model fails on one task, the others continue; the failure is raised at the end.
@@ -137,7 +137,7 @@ def _run_jobs(jobs: list[Job], out: Path, cache: Path, claim: Claim | None = Non
     return failures, busy
 
 
-def _loaded(model: str, run: Run, loaded: dict[tuple[str, str], Encoder | UserError]) -> Encoder:
+def _loaded(model: str, run: ProbeRun, loaded: dict[tuple[str, str], Encoder | UserError]) -> Encoder:
     """A model as a run reads it. `loaded` keeps the model, or the reason why it cannot be loaded.
 
     Raises:
@@ -177,7 +177,7 @@ def make_record(trial: Trial, out: Path, claim: Claim | None = None) -> Record |
     with claim(record_key(identity)) if claim else nullcontext(True) as mine:
         if not mine:
             return None
-        known = read_record(out, identity)
+        known = finished_record(out, identity)
         if claim is None:  # made together: processes wait for each other's share of the images
             known = process_group().agree(known)
         if known is not None and (trial.masks is None or trial.masks.is_dir()):

@@ -9,7 +9,7 @@ from biovfm_hf.errors import UserError
 from ..encoders.device import check_device, default_device, default_precision
 from ..encoders.lineup import LINEUP
 from ..encoders.segmentation_networks import SCRATCH
-from ..probes.probe import Probe, Run, find_probes
+from ..probes.probe import Probe, ProbeRun, find_probes
 from ..tasks import Task, open_task, read_records
 from .options import ReproduceOptions
 from .recipe import Cell, Recipe
@@ -63,7 +63,7 @@ class Bench:
             return name
         raise UserError(f"{recipe.weights.get(name, 'no weights are known')}; then give --model {name}=FOLDER")
 
-    def runs(self, cell: Cell, task: Task) -> list[Run]:
+    def runs(self, cell: Cell, task: Task) -> list[ProbeRun]:
         """The runs of a cell on a task, one per seed.
 
         Raises:
@@ -77,7 +77,7 @@ class Bench:
             raise UserError(f"method {cell.method} of protocol {cell.protocol} does not suit {task.record.kind} tasks")
         probe = make_probe(kinds[0], {**cell.settings}, options.settings)
         return [
-            Run(
+            ProbeRun(
                 probe,
                 protocol=cell.protocol,
                 seed=seed,

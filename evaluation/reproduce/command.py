@@ -10,7 +10,7 @@ from biovfm_hf.options import CommandParser, parse_options
 from ..encoders.processes import process_group
 from . import corpus, facts, patches, scores
 from .bench import Bench
-from .needs import UTILISATION, Need, Needs, find_needs
+from .needs import UTILISATION, Need, RecipeNeeds, find_needs
 from .numbers import Outcome
 from .options import ReproduceOptions
 from .recipe import Recipe, find_recipe, recipe_names, resolve_items
@@ -106,7 +106,7 @@ def check_settings(recipes: list[Recipe], bench: Bench) -> None:
             )
 
 
-def needs_lines(needs: Needs, options: ReproduceOptions) -> list[str]:
+def needs_lines(needs: RecipeNeeds, options: ReproduceOptions) -> list[str]:
     """The items' needs as lines of text."""
     lines = []
     for title, group in (("sets", needs.tasks), ("models", needs.models)):

@@ -23,7 +23,7 @@ def produce(recipe: Recipe, bench: Bench) -> Outcome:
     sizes = [(row["dataset"], float(row["images_millions"]), row["source"]) for row in rows("dataset_sizes")]
     counts: Counts = {}
     try:
-        counts = count_images(bench.options.dataset)
+        counts = manifest_counts(bench.options.dataset)
         draw_composition(counts, folder / "composition.png")
         sizes.append((f"{bench.options.dataset} (yours)", sum(counts.values()) / 1e6, "counted in its manifest"))
     except UserError as error:
@@ -39,7 +39,7 @@ def produce(recipe: Recipe, bench: Bench) -> Outcome:
     return Outcome(recipe.name, folder, 1 + bool(counts), 2, missing)
 
 
-def count_images(dataset: Path | None) -> Counts:
+def manifest_counts(dataset: Path | None) -> Counts:
     """Count the images of a dataset folder by modality and anatomy, from its manifest.
 
     Raises:

@@ -36,7 +36,7 @@ class Need(NamedTuple):
     about: str
 
 
-class Needs(NamedTuple):
+class RecipeNeeds(NamedTuple):
     """All that items need. `hours` excludes what is `uncounted`, which is of unknown size."""
 
     tasks: list[Need]
@@ -45,7 +45,7 @@ class Needs(NamedTuple):
     uncounted: list[str]
 
 
-def find_needs(recipes: Iterable[Recipe], bench: Bench) -> Needs:
+def find_needs(recipes: Iterable[Recipe], bench: Bench) -> RecipeNeeds:
     """The needs of recipes; each set and model is listed once."""
     recipes = list(recipes)
     tasks = {(name, bench.options.size or recipe.size): recipe for recipe in recipes for name in recipe.tasks}
@@ -57,7 +57,7 @@ def find_needs(recipes: Iterable[Recipe], bench: Bench) -> Needs:
     known = [flops for flops in work.values() if flops is not None]
     uncounted = [f"{key[1]} on {key[2]}" for key, flops in work.items() if flops is None]
     hours = sum(known) / (PEAK_FLOPS[bench.options.gpu] * UTILISATION) / 3600
-    return Needs(
+    return RecipeNeeds(
         [task_need(name, recipe, bench) for (name, _), recipe in tasks.items()],
         [model_need(name, recipe, bench) for name, recipe in models.items()],
         hours,

@@ -10,7 +10,7 @@ import numpy as np
 from biovfm_hf.errors import UserError
 from biovfm_hf.results.significance import mean_ranks, task_ranks
 
-from ..analysis.scaling.analysis import analyse
+from ..analysis.scaling.analysis import analyse_scaling
 from ..analysis.scaling.model_size import PAPER_AXIS, known_sizes
 from ..analysis.scaling.tables import Point, Study, read_properties
 from ..analysis.scaling_command import PropertiesOptions, measure_properties
@@ -172,7 +172,7 @@ def scaling(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> 
         path = folder / "properties.csv"
         measure_properties(PropertiesOptions(data=bench.options.data, out=path))
         properties = read_properties(path)
-    write_study(analyse(Study(points=points), properties, PAPER_AXIS), folder / "scaling", with_published=True)
+    write_study(analyse_scaling(Study(points=points), properties, PAPER_AXIS), folder / "scaling", with_published=True)
 
 
 def _points(numbers: Numbers, place: tuple[str, str], known: Mapping[str, tuple[float, float]]) -> list[Point]:

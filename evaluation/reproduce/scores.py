@@ -15,7 +15,7 @@ from biovfm_hf.results.significance import holm
 from ..encoders.load import split_label
 from ..encoders.processes import process_group
 from ..probes.suite import Failure, Job, run_jobs
-from ..results.comparisons import Draws, enough_resamples, mean_difference
+from ..results.comparisons import ResampledMetrics, enough_resamples, mean_difference
 from ..results.records import merge_records
 from ..results.seeds import over_seeds
 from ..results.table import mean_cell
@@ -140,7 +140,7 @@ def differences(numbers: Numbers, bench: Bench) -> list[dict[str, Any]]:
         for column in recipe.columns
         if all(_is_tested(numbers, (row, column)) for row in (first, second))
     ]
-    draws = Draws(bench.out, enough_resamples(len(pairs), bench.options.resamples))
+    draws = ResampledMetrics(bench.out, enough_resamples(len(pairs), bench.options.resamples))
     tests = [_tested(numbers, *pair, draws) for pair in pairs]
     adjusted = holm(np.array([np.nan if test["p"] is None else test["p"] for test in tests], float))
     return [test | {"p_holm": None if np.isnan(p) else float(p)} for test, p in zip(tests, adjusted, strict=True)]
@@ -151,7 +151,7 @@ def _is_tested(numbers: Numbers, place: Place) -> bool:
     return number is not None and number.value is not None and not numbers.recipe.cells[place].is_cost
 
 
-def _tested(numbers: Numbers, first: str, second: str, column: str, draws: Draws) -> dict[str, Any]:
+def _tested(numbers: Numbers, first: str, second: str, column: str, draws: ResampledMetrics) -> dict[str, Any]:
     first_cell, second_cell = (numbers.cells[row, column] for row in (first, second))
     metric = numbers.recipe.cells[first, column].metric
     metric = TESTED_BY.get(metric, metric)

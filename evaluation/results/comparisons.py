@@ -129,7 +129,7 @@ def _pair_rows(out: Path, firsts: list[Record], seconds: list[Record], resamples
 
 
 @dataclass
-class Draws:
+class ResampledMetrics:
     """Each metric of records over resamples of their test cases, computed once for all comparisons.
 
     `out` is the results folder; all records of a task have the same `resamples`.
@@ -148,7 +148,7 @@ class Draws:
 
 
 def mean_difference(
-    draws: Draws, firsts: Sequence[Sequence[Record]], seconds: Sequence[Sequence[Record]], metric: str
+    draws: ResampledMetrics, firsts: Sequence[Sequence[Record]], seconds: Sequence[Sequence[Record]], metric: str
 ) -> Row:
     """The difference of two models in a metric, or in its mean over tasks, by any method.
 

@@ -41,7 +41,7 @@ def record_key(identity: Record) -> str:
     return f"{stem}__{digest}"
 
 
-def read_record(out: Path, identity: Record) -> Record | None:
+def finished_record(out: Path, identity: Record) -> Record | None:
     """The finished record with these weights, data and resamples, or None. It counts only if its scores exist.
 
     Raises:

@@ -24,7 +24,7 @@ BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedEr
 
 
 @dataclass(frozen=True)
-class Header:
+class ArrayHeader:
     """The header of a .npy member: shape, dtype, and whether it is in Fortran order (the last axis varies slowest)."""
 
     shape: tuple[int, ...]
@@ -37,7 +37,7 @@ class Header:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def names(path: str | Path) -> list[str]:
+def array_names(path: str | Path) -> list[str]:
     """Names of the arrays in a .npz file, without the suffix `.npy`.
 
     Raises:
@@ -47,7 +47,7 @@ def names(path: str | Path) -> list[str]:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
-def header(path: str | Path, name: str) -> Header:
+def header(path: str | Path, name: str) -> ArrayHeader:
     """Shape and dtype of one array of a .npz file, without reading its data.
 
     Raises:
@@ -102,7 +102,7 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 @contextmanager
-def _open_member(path: Path, name: str) -> Iterator[tuple[IO[bytes], Header]]:
+def _open_member(path: Path, name: str) -> Iterator[tuple[IO[bytes], ArrayHeader]]:
     with _open_zip(path) as archive:
         names = [entry.removesuffix(".npy") for entry in archive.namelist()]
         if name not in names:
@@ -122,7 +122,7 @@ def _open_member(path: Path, name: str) -> Iterator[tuple[IO[bytes], Header]]:
             yield stream, header
 
 
-def _read_header(stream: IO[bytes]) -> Header:
+def _read_header(stream: IO[bytes]) -> ArrayHeader:
     """Parse a .npy header (NumPy enhancement proposal 1) of bounded length."""
     magic = stream.read(8)
     if magic[:6] != b"\x93NUMPY":
@@ -139,7 +139,7 @@ def _read_header(stream: IO[bytes]) -> Header:
         raise ValueError("the .npy header does not describe an array") from error
     if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise ValueError("the .npy header declares no shape")
-    return Header(shape, dtype, fortran_order)
+    return ArrayHeader(shape, dtype, fortran_order)
 
 
 def _exactly(stream: IO[bytes], count: int, path: Path, name: str) -> bytearray:

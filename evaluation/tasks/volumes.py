@@ -75,7 +75,7 @@ def _open_split(record: TaskRecord, pairs: list[tuple[Path, Path]], names: np.nd
 
 
 @dataclass(frozen=True)
-class Header:
+class VolumeHeader:
     """A volume's header: voxels to the patient's right, front and head, and their affine (4, 4) to mm."""
 
     shape: tuple[int, int, int]
@@ -93,7 +93,7 @@ def _shape(path: Path) -> tuple[int, int, int]:
     return _header(path).shape
 
 
-def _header(path: Path) -> Header:
+def _header(path: Path) -> VolumeHeader:
     """A volume's header without its data; its axes are in the order and direction of right, front and head."""
     nibabel = require("nibabel", "data")
     try:
@@ -102,7 +102,7 @@ def _header(path: Path) -> Header:
         order = [int(np.flatnonzero(directions[:, 0] == axis)[0]) for axis in range(3)]
         right, front, head = (int(image.shape[axis]) for axis in order)
         affine = image.affine @ nibabel.orientations.inv_ornt_aff(directions, image.shape[:3])
-        return Header((right, front, head), np.asarray(affine, float))
+        return VolumeHeader((right, front, head), np.asarray(affine, float))
     except (OSError, ValueError, IndexError, nibabel.filebasedimages.ImageFileError) as error:
         raise UserError(f"{path} cannot be read as NIfTI ({error}); get the set again") from error
 

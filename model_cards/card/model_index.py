@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 
 from biovfm_hf.results.record import Record
 
-from ..inputs.results import interval_text, kind_of, labels_of, primary_metric, seed_text, way_words
+from ..inputs.results import interval_text, labels_of, primary_metric, record_kind, seed_text, way_words
 
 HUB_TASKS = {
     "classification": "image-classification", "segmentation": "image-segmentation", "detection": "object-detection",
@@ -31,7 +31,7 @@ def eval_results(records: list[Record]) -> list[Any]:
                 bounds = {f"{bound}_{name}": end for name, end in ends.items()}
             entries.append(
                 EvalResult(
-                    task_type=HUB_TASKS[kind_of(record)],
+                    task_type=HUB_TASKS[record_kind(record)],
                     dataset_type=record.task,
                     dataset_name=record.task,
                     dataset_split="test",

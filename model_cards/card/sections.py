@@ -15,11 +15,11 @@ from ..inputs.compute import compute_lines
 from ..inputs.leakage import MAX_OVERLAPS, leakage_lines
 from ..inputs.paths import without_paths
 from ..inputs.results import (
-    kind_of,
     labels_of,
     main_metrics,
     positive_classes,
     published_comparison,
+    record_kind,
     seed_text,
     way_words,
 )
@@ -151,7 +151,7 @@ def _result_tables(records: list[Record]) -> list[dict[str, Any]]:
     """A table for each kind of task, since kinds have no metric in common."""
     tables = []
     for kind in ("classification", "segmentation", "detection"):
-        chosen = [record for record in records if kind_of(record) == kind]
+        chosen = [record for record in records if record_kind(record) == kind]
         if chosen:
             rows = list(zip(chosen, _telling_ways(chosen), strict=True))
             tables.append({"title": kind.capitalize(), "rows": rows, "metrics": main_metrics(chosen)})

@@ -236,7 +236,7 @@ def _likeness(row: dict[str, Any]) -> str:
     return json.dumps([row.get(name) for name in names], sort_keys=True)
 
 
-def kind_of(record: Record) -> str:
+def record_kind(record: Record) -> str:
     """`segmentation`, `detection` or `classification`, by the task's kind."""
     return record.kind if record.kind in ("segmentation", "detection") else "classification"
 

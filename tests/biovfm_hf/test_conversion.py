@@ -26,12 +26,12 @@ from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding, BioVFMModel
 from biovfm_hf.cli import main as biovfm
 from biovfm_hf.conversion.command import ConvertOptions
 from biovfm_hf.conversion.command import convert as run_convert
-from biovfm_hf.conversion.read import Encoder, read_encoder
+from biovfm_hf.conversion.read import ConvertedEncoder, read_encoder
 from biovfm_hf.errors import UserError
 from tests.preloaded import python
 
 
-def convert(source: str, to: Path, format: str = "biovfm", **heads: int) -> Encoder:
+def convert(source: str, to: Path, format: str = "biovfm", **heads: int) -> ConvertedEncoder:
     return run_convert(ConvertOptions(source=source, to=to, format=format, **heads))
 
 

@@ -9,7 +9,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.flops import (
     Architecture,
     Crops,
-    Heads,
+    PrototypeHeads,
     decoder_parameters,
     encoder_parameters,
     head_weights,
@@ -77,7 +77,7 @@ def test_each_switch_adds_or_removes_its_part() -> None:
     embedding = 4 * (2 * 196 + 8 * 36) * sizes.patch_weights
     dropped = step_flops(sizes, CROPS, drop_path=0.3)
     assert dropped.student - embedding == pytest.approx(0.7 * (plain.student - embedding))
-    heads = step_flops(sizes, CROPS, teacher=True, heads=Heads(10.0, HEAD, HEAD)).heads
+    heads = step_flops(sizes, CROPS, teacher=True, heads=PrototypeHeads(10.0, HEAD, HEAD)).heads
     assert heads == 2 * head_weights(384, 2048, 3, 256, 65_536) * (3 * (10 + 10) + 2 + 10)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from biovfm_hf import BioVFMConfig
-from biovfm_hf.flops import Architecture, Crops, Heads, step_flops
+from biovfm_hf.flops import Architecture, Crops, PrototypeHeads, step_flops
 from biovfm_hf.front_door import counted_objectives, recipe_flops
 from training.config_file import load_config, shipped_configs
 from training.settings.config import biovfm_config
@@ -176,12 +176,12 @@ def test_maes_recipe_is_its_own(size: str) -> None:
 
 
 _HEAD = (2048, 3, 256, 65_536)
-_SHORT = {"teacher": True, "heads": Heads(2 * 0.5 * 0.3 * 196, _HEAD, _HEAD), "drop_path": 0.3}
+_SHORT = {"teacher": True, "heads": PrototypeHeads(2 * 0.5 * 0.3 * 196, _HEAD, _HEAD), "drop_path": 0.3}
 COSTS = {
     ("dino", "vit-large"): _SHORT,
     ("dino", "vit-giant"): {
         "teacher": True,
-        "heads": Heads(2 * 0.5 * 0.3 * 256, (2048, 3, 384, 131_072), (2048, 3, 256, 131_072)),
+        "heads": PrototypeHeads(2 * 0.5 * 0.3 * 256, (2048, 3, 384, 131_072), (2048, 3, 256, 131_072)),
         "drop_path": 0.4,
     },
     ("dino", "vit-7b"): _SHORT,  # has no config of its own

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
-from biovfm_hf.conversion.read import Encoder, read_encoder
+from biovfm_hf.conversion.read import ConvertedEncoder, read_encoder
 from biovfm_hf.errors import UserError
 from biovfm_hf.positions import resize_position_embeddings
 from biovfm_hf.reading.documents import read_yaml
@@ -103,13 +103,13 @@ def build_encoder(config: TrainConfig, model_config: BioVFMConfig) -> BioVFMMode
     return model
 
 
-def encoder_tensors(read: Encoder) -> dict[str, Tensor]:
+def encoder_tensors(read: ConvertedEncoder) -> dict[str, Tensor]:
     """The tensors of a `BioVFMModel` by its names, without those of a decoder."""
     named = {name.removeprefix("biovfm."): tensor for name, tensor in read.tensors.items()}
     return {name: tensor for name, tensor in named.items() if not name.startswith("decoder.")}
 
 
-def read_initial(config: TrainConfig, model_config: BioVFMConfig) -> Encoder | None:
+def read_initial(config: TrainConfig, model_config: BioVFMConfig) -> ConvertedEncoder | None:
     """The complete initial weights of an encoder of any family; None if weights are fresh or come from a run.
 
     Raises:
@@ -150,7 +150,7 @@ def check_alike(
             raise UserError(f"{key} {source} has {name} {value}, this model {needed}; {_REMEDY}")
 
 
-def _read_encoder(source: str, heads: int | None, decoder_heads: int | None) -> Encoder:
+def _read_encoder(source: str, heads: int | None, decoder_heads: int | None) -> ConvertedEncoder:
     try:
         return read_encoder(source, heads, decoder_heads)
     except UserError as error:

@@ -15,7 +15,7 @@ from ..scaling.tables import write_rows
 from .designs import MAX_EPOCHS, dirichlet, lattice, limits_of
 from .recommendation import Recommendation, recommend, recommendation_lines
 from .runner import DESCRIPTION as RUN_DESCRIPTION
-from .runner import RunOptions, plan_lines, run_mixtures
+from .runner import MixtureRunOptions, plan_lines, run_mixtures
 from .runs import read_runs
 
 NAME = "biovfm scaling mixture"
@@ -92,7 +92,7 @@ def _design(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    options = parse_options(CommandParser(f"{NAME} run", RUN_DESCRIPTION), RunOptions, argv)
+    options = parse_options(CommandParser(f"{NAME} run", RUN_DESCRIPTION), MixtureRunOptions, argv)
     if options.dry_run:
         print("\n".join(plan_lines(options)))
         return 0

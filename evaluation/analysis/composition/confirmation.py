@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from .plan import Mixture, Plan
+from .plan import Mixture, MixturePlan
 
 FIRST_SEED = 101  # first seed of fresh runs, above all seeds of the design
 
 
-def fresh_mixtures(plan: Plan, report: dict[str, Any]) -> list[Mixture]:
+def fresh_mixtures(plan: MixturePlan, report: dict[str, Any]) -> list[Mixture]:
     """The recommended, the uniform and the natural mixture, each with as many fresh seeds as the plan states."""
     seeds = [plan.seed + FIRST_SEED + number for number in range(plan.content["confirm"])]
     best = np.round([share["value"] for share in report["shares"].values()], 6)

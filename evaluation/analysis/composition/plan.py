@@ -35,7 +35,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MixturePlan:
     """A checked MIXTURE.yaml.
 
     Attributes:
@@ -105,7 +105,7 @@ class Plan:
         )
 
 
-def read_plan(path: Path) -> Plan:
+def read_mixture_plan(path: Path) -> MixturePlan:
     """Read and check a MIXTURE.yaml, count the images of each group, and make the design.
 
     Raises:
@@ -123,7 +123,7 @@ def read_plan(path: Path) -> Plan:
     images = np.array([counts[name] for name in groups], np.float64)
     seen = int(settings["steps"]) * int(settings["batch"]["size"])
     limits = limits_of(images, seen, float(content.get("epochs", MAX_EPOCHS)))
-    plan = Plan(groups, images, sorted(set(counts) - set(groups)), limits, [], seen, content, path)
+    plan = MixturePlan(groups, images, sorted(set(counts) - set(groups)), limits, [], seen, content, path)
     return replace(plan, mixtures=_design(plan))
 
 
@@ -182,7 +182,7 @@ def pretraining_settings(content: dict[str, Any]) -> dict[str, Any]:
     return dict(settings)
 
 
-def _design(plan: Plan) -> list[Mixture]:
+def _design(plan: MixturePlan) -> list[Mixture]:
     """All runs: the design within the limits, the uniform and natural mixtures, replicates and held-out runs."""
     shares = within_limits(_designed(plan), plan.limits)
     fixed = np.stack([plan.uniform, plan.natural_within_limits])
@@ -194,7 +194,7 @@ def _design(plan: Plan) -> list[Mixture]:
     return runs + [Mixture(f"h{number:03d}", row, plan.seed, True) for number, row in enumerate(held_out)]
 
 
-def _designed(plan: Plan) -> np.ndarray:
+def _designed(plan: MixturePlan) -> np.ndarray:
     """The mixtures (n, groups) of the design before the limits are applied."""
     (kind, value), *others = plan.content["design"].items() or [("", None)]
     if others or kind not in ("lattice", "draws", "list"):

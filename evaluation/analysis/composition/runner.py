@@ -22,7 +22,7 @@ from ..scaling.tables import write_rows
 from ..study.pretraining import pretrain, run_lines
 from ..study.probing import by_method, probe_options
 from .confirmation import compare_fresh, confirmation_lines, fresh_mixtures
-from .plan import Mixture, Plan, read_plan
+from .plan import Mixture, MixturePlan, read_mixture_plan
 from .recommendation import Recommendation, recommend, recommendation_lines
 from .runs import MixtureRuns
 
@@ -55,7 +55,7 @@ mixture-TASK.png."""
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class MixtureRunOptions:
     """Options of `biovfm scaling mixture run`."""
 
     plan: Path = argument("file with the data, the design and the probe", metavar="MIXTURE.yaml")
@@ -67,9 +67,9 @@ class RunOptions:
         check_options(self)
 
 
-def plan_lines(options: RunOptions) -> list[str]:
+def plan_lines(options: MixtureRunOptions) -> list[str]:
     """The planned work: the bounds, every mixture and every command."""
-    plan = read_plan(options.plan)
+    plan = read_mixture_plan(options.plan)
     lines = [f"{len(plan.mixtures)} runs, {plan.seen:,} images seen by each"]
     for name, images, limit in zip(plan.groups, plan.images, plan.limits, strict=True):
         lines.append(f"{name:<20} {images:>12,.0f} images, share at most {limit:.3f}")
@@ -79,7 +79,7 @@ def plan_lines(options: RunOptions) -> list[str]:
     return lines + [line for run in plan.runs(plan.mixtures) for line in run_lines(run, options.out, plan.launch)]
 
 
-def run_mixtures(options: RunOptions) -> dict[str, Any]:
+def run_mixtures(options: MixtureRunOptions) -> dict[str, Any]:
     """Pretrain, probe, fit and recommend; finished work is not repeated.
 
     Returns:
@@ -91,7 +91,7 @@ def run_mixtures(options: RunOptions) -> dict[str, Any]:
     """
     from .picture import draw_mixture  # loads matplotlib
 
-    plan, out = read_plan(options.plan), options.out
+    plan, out = read_mixture_plan(options.plan), options.out
     scores = score_mixtures(plan, plan.mixtures, out)
     runs = {task: _runs(plan, plan.mixtures, values) for task, values in scores.items()}
     _write_mixtures(out / "mixtures.csv", plan, scores)
@@ -115,7 +115,7 @@ def run_mixtures(options: RunOptions) -> dict[str, Any]:
     return report
 
 
-def score_mixtures(plan: Plan, mixtures: list[Mixture], out: Path) -> dict[str, np.ndarray]:
+def score_mixtures(plan: MixturePlan, mixtures: list[Mixture], out: Path) -> dict[str, np.ndarray]:
     """Scores (runs,) of mixtures under "mean" and each task; mixtures are trained and probed if they are not yet.
 
     Raises:
@@ -136,7 +136,7 @@ def score_mixtures(plan: Plan, mixtures: list[Mixture], out: Path) -> dict[str, 
     return {MEAN: np.mean(list(scores.values()), axis=0), **(scores if len(scores) > 1 else {})}
 
 
-def _task_scores(plan: Plan, mixtures: list[Mixture], records: list[Record], task: str) -> np.ndarray:
+def _task_scores(plan: MixturePlan, mixtures: list[Mixture], records: list[Record], task: str) -> np.ndarray:
     by_model = {record.model: record for record in records if record.task == task}
     scores = []
     for mixture in mixtures:
@@ -151,13 +151,13 @@ def _task_scores(plan: Plan, mixtures: list[Mixture], records: list[Record], tas
     return np.array(scores)
 
 
-def _runs(plan: Plan, mixtures: list[Mixture], scores: np.ndarray) -> MixtureRuns:
+def _runs(plan: MixturePlan, mixtures: list[Mixture], scores: np.ndarray) -> MixtureRuns:
     shares = np.stack([mixture.shares for mixture in mixtures])
     held_out = np.array([mixture.held_out for mixture in mixtures])
     return MixtureRuns(plan.groups, shares, scores, held_out, plan.limits).check(str(plan.path))
 
 
-def _write_mixtures(path: Path, plan: Plan, scores: dict[str, np.ndarray]) -> None:
+def _write_mixtures(path: Path, plan: MixturePlan, scores: dict[str, np.ndarray]) -> None:
     rows = [
         {"run": mixture.name, **dict(zip(plan.groups, mixture.shares.tolist(), strict=True)),
          "held_out": int(mixture.held_out), "score": float(scores[MEAN][number])}

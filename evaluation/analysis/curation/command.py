@@ -42,7 +42,7 @@ BRANCHING = 20  # clusters of a level for each cluster of the next
 ROWS_PER_CLUSTER = 75  # at level 1; Vo et al. (2024) have 743M images in 10M clusters
 
 
-class Choice(NamedTuple):
+class Selection(NamedTuple):
     """Number of clusters of each level, cluster sizes of the upper levels (None without clusters), and kept rows."""
 
     clusters: list[int]
@@ -138,19 +138,19 @@ def _settings(options: CurateOptions) -> dict[str, Any]:
     return {"options": repr(options), "files": [[file.st_size, file.st_mtime_ns] for file in files]}
 
 
-def _balanced(options: CurateOptions, features: np.ndarray, sharing: Sharing) -> Choice:
+def _balanced(options: CurateOptions, features: np.ndarray, sharing: Sharing) -> Selection:
     clusters = list(options.clusters) or default_clusters(len(features))
     counts = [len(features), *clusters]
     nearest = [max(counts[level] // counts[level + 1] // 2, 1) for level in range(len(clusters))]
     tree = build_tree(features, clusters, nearest, options.resamplings, options.seed, sharing)
     sizes = [level.tolist() for level in tree.sizes()[1:]]
-    return Choice(clusters, sizes, sample(tree, options.keep, options.seed, options.closest))
+    return Selection(clusters, sizes, sample(tree, options.keep, options.seed, options.closest))
 
 
-def _alike(options: CurateOptions, features: np.ndarray, sharing: Sharing) -> Choice:
+def _alike(options: CurateOptions, features: np.ndarray, sharing: Sharing) -> Selection:
     assert options.like
     _, queries = open_features(options.like, sharing, "like")
-    return Choice([], None, retrieve(features, queries, options.keep, options.neighbours, sharing))
+    return Selection([], None, retrieve(features, queries, options.keep, options.neighbours, sharing))
 
 
 def _check_ids(path: Path, names: list[str]) -> None:

@@ -18,7 +18,7 @@ class Assignment(NamedTuple):
     distances: np.ndarray
 
 
-def blocks(features: np.ndarray, rows: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
+def feature_blocks(features: np.ndarray, rows: np.ndarray | None = None) -> Iterator[tuple[slice, np.ndarray]]:
     """Blocks of features (n, D), or of some of its rows: the slice of each block and its values (B, D)."""
     count = len(features) if rows is None else len(rows)
     kind = np.float64 if features.dtype == np.float64 else np.float32
@@ -31,7 +31,7 @@ def assign(features: np.ndarray, centroids: np.ndarray, rows: np.ndarray | None 
     """Nearest centroid (k, D) of each row by L2 distance; ties go to the first."""
     count = len(features) if rows is None else len(rows)
     labels, distances = np.zeros(count, np.int32), np.zeros(count)
-    for place, block in blocks(features, rows):
+    for place, block in feature_blocks(features, rows):
         labels[place], gaps = _nearest(block, centroids)
         distances[place] = np.einsum("nd,nd->n", block, block, dtype=np.float64) + gaps
     return Assignment(labels, np.maximum(distances, 0))
@@ -58,7 +58,7 @@ def _step(features: np.ndarray, old: np.ndarray, rows: np.ndarray | None) -> tup
     rows), the blocks in float64.
     """
     sums, labels = np.zeros(old.shape, np.float64), []
-    for _, block in blocks(features, rows):
+    for _, block in feature_blocks(features, rows):
         own, _ = _nearest(block, old)
         member = (np.ones(len(own), block.dtype), (own, np.arange(len(own))))
         sums += csr_array(member, shape=(len(old), len(own))) @ block

@@ -4,7 +4,7 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from .kmeans import blocks
+from .kmeans import feature_blocks
 from .sharing import ALONE, Sharing
 
 QUERIES = 1024  # own images for which the pool is read once, as one piece of work
@@ -45,7 +45,7 @@ def _nearest(features: np.ndarray, targets: np.ndarray, count: int) -> tuple[np.
     """The rows (q, count) of features most similar to each of some unit targets (q, D), and the cosines (q, count)."""
     starts = range(0, len(targets), TILE_QUERIES)
     best = [(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32))] * len(starts)
-    for place, block in blocks(features):
+    for place, block in feature_blocks(features):
         scaled = unit(block).T
         for number, start in enumerate(starts):
             cosines = targets[start : start + TILE_QUERIES] @ scaled

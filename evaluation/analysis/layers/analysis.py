@@ -13,7 +13,7 @@ from ...statistics.kinds import TASKS
 from ...statistics.split import checked_split
 from ...tasks import SPLITS, Task
 from ...tasks.images import Images
-from .read import Heads, Layers, read_heads, read_layers
+from .read import HeadAttention, Layers, read_heads, read_layers
 from .similarity import cka_interval, cka_map
 from .spectrum import effective_rank, mle_dimension, participation_ratio, rankme, two_nn
 
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Analysis:
+class LayerAnalysis:
     """Measures of several models.
 
     Attributes:
@@ -40,7 +40,7 @@ class Analysis:
     cka: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     ends: dict[tuple[str, str], Row] = field(default_factory=dict)
     amplitudes: dict[str, np.ndarray] = field(default_factory=dict)
-    heads: dict[str, Heads | None] = field(default_factory=dict)
+    heads: dict[str, HeadAttention | None] = field(default_factory=dict)
 
     def of_model(self, name: str) -> list[Row]:
         """The rows of a model, first layer to last."""
@@ -73,7 +73,7 @@ def choose_images(images: Images, count: int, seed: int) -> Subset:
     return Subset(images, numbers)
 
 
-def measure(model: str, layers: Layers, heads: Heads | None) -> list[Row]:
+def measure_layers(model: str, layers: Layers, heads: HeadAttention | None) -> list[Row]:
     """The measures of each layer that need no labels, one row per layer."""
     rows, depth = [], len(layers.features)
     for number, features in enumerate(layers.features):
@@ -90,7 +90,7 @@ def measure(model: str, layers: Layers, heads: Heads | None) -> list[Row]:
     return rows
 
 
-def compare(features: dict[str, list[np.ndarray]], resamples: int, seed: int, analysis: Analysis) -> None:
+def compare(features: dict[str, list[np.ndarray]], resamples: int, seed: int, analysis: LayerAnalysis) -> None:
     """Add to the analysis the CKA between all layers of every pair of models, and of each model with itself."""
     names = list(features)
     for first, a in enumerate(names):
@@ -146,13 +146,13 @@ def _judged(task: Task, scores: Scores, resampling: Resampling) -> Row:
 
 
 def analyse_model(
-    encoder: Encoder, images: Images, attention_images: int, batch_size: int, analysis: Analysis
+    encoder: Encoder, images: Images, attention_images: int, batch_size: int, analysis: LayerAnalysis
 ) -> list[np.ndarray]:
     """Add a model's measures to the analysis. Returns the features of the images, one array per layer."""
     layers = read_layers(encoder, images, batch_size)
     watched = Subset(images, np.linspace(0, len(images) - 1, min(attention_images, len(images))).astype(int))
     heads = read_heads(encoder, watched)
-    analysis.rows.extend(measure(encoder.name, layers, heads))
+    analysis.rows.extend(measure_layers(encoder.name, layers, heads))
     analysis.amplitudes[encoder.name] = layers.amplitude
     analysis.heads[encoder.name] = heads
     return layers.features

@@ -17,7 +17,7 @@ from ...encoders.own_code import TRUST_HELP
 from ...results.records import clean
 from ...statistics.bootstrap import Resampling
 from ...tasks import open_task
-from .analysis import Analysis, analyse_model, can_probe, choose_images, compare, probe_layers
+from .analysis import LayerAnalysis, analyse_model, can_probe, choose_images, compare, probe_layers
 from .page import draw_page, page_text
 
 DESCRIPTION = """\
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def analyse(options: AnalyseOptions) -> Analysis:
+def analyse(options: AnalyseOptions) -> LayerAnalysis:
     """Measure the layers of all models, and write `layers.json`, `layers.csv` and `layers.png` to `options.out`.
 
     Raises:
@@ -88,7 +88,7 @@ def analyse(options: AnalyseOptions) -> Analysis:
     chosen = choose_images(pictures, options.max_images, options.seed)
     if len(chosen) < 4:
         raise UserError(f"{len(chosen)} images to measure; similarity of layers needs four or more")
-    analysis, features = Analysis(), {}
+    analysis, features = LayerAnalysis(), {}
     for encoder in encoders:
         features[encoder.name] = analyse_model(encoder, chosen, options.attention_images, options.batch_size, analysis)
         if task is not None and can_probe(task):
@@ -101,7 +101,7 @@ def analyse(options: AnalyseOptions) -> Analysis:
     return analysis
 
 
-def write_analysis(options: AnalyseOptions, analysis: Analysis, images: int) -> None:
+def write_analysis(options: AnalyseOptions, analysis: LayerAnalysis, images: int) -> None:
     """Write the tables and the page."""
     record = {
         "images": images, "seed": options.seed, "task": options.task, "rows": analysis.rows,

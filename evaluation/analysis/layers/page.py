@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...pictures.figure import COLOURS, new_figure, save_figure
-from .analysis import Analysis
+from .analysis import LayerAnalysis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ CURVES = {
 COLUMNS = 4
 
 
-def draw_page(path: Path, analysis: Analysis) -> None:
+def draw_page(path: Path, analysis: LayerAnalysis) -> None:
     """Write the page as PNG, with a description beside it."""
     curves = {name: title for name, title in CURVES.items() if any(row_value(row, name) for row in analysis.rows)}
     maps = list(analysis.cka)
@@ -51,7 +51,7 @@ def _draw_map(axes: "Axes", values: np.ndarray, a: str, b: str) -> None:
     axes.tick_params(labelsize=6)
 
 
-def _draw_curves(axes: "Axes", analysis: Analysis, name: str, title: str) -> None:
+def _draw_curves(axes: "Axes", analysis: LayerAnalysis, name: str, title: str) -> None:
     models = list(analysis.amplitudes)
     for number, model in enumerate(models):
         rows = [row for row in analysis.of_model(model) if row_value(row, name) is not None]
@@ -74,7 +74,7 @@ def row_value(row: dict[str, Any], name: str) -> float | None:
     return value["auc"]["value"] if isinstance(value, dict) else value
 
 
-def page_text(analysis: Analysis) -> str:
+def page_text(analysis: LayerAnalysis) -> str:
     """A description of the page: each model's best layer by probe, and the similarity of the last layers."""
     lines = [f"Layers of {', '.join(analysis.amplitudes)} by depth, with maps of debiased CKA."]
     for model in analysis.amplitudes:

@@ -33,7 +33,7 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class Heads:
+class HeadAttention:
     """Attention measures of each head of each layer (L, H), averaged over images.
 
     Attributes:
@@ -79,7 +79,7 @@ def read_layers(encoder: Encoder, images: Images, batch_size: int, label: str = 
     return Layers([np.concatenate(parts) for parts in features], cosine, np.stack(amplitude))
 
 
-def read_heads(encoder: Encoder, images: Images, label: str = "") -> Heads | None:
+def read_heads(encoder: Encoder, images: Images, label: str = "") -> HeadAttention | None:
     """The attention of each head; None if the model does not give it."""
     per_block: list[list[np.ndarray]] = []
     for batch in _batches(images, ATTENTION_BATCH, label or f"{encoder.name} attention"):
@@ -95,7 +95,7 @@ def read_heads(encoder: Encoder, images: Images, label: str = "") -> Heads | Non
             per_block.append([measure.sum(axis=0) for measure in measures])
     depth = count_layers(encoder)
     totals = [np.sum(per_block[layer::depth], axis=0) for layer in range(depth)]  # each (3, H)
-    return Heads(*np.stack(totals, axis=1) / len(images))
+    return HeadAttention(*np.stack(totals, axis=1) / len(images))
 
 
 def _batches(images: Images, size: int, label: str) -> Iterator[list[np.ndarray]]:

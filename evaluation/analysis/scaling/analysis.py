@@ -14,9 +14,9 @@ from biovfm_hf.results.significance import holm
 from .correlation import Correlation, Prediction, correlate, predict_slopes
 from .model_size import AXIS_LABELS, TOLERANCE, axis_values, named_axis
 from .power_law import (
-    Choice,
     LogitSlope,
     PowerLaw,
+    PreferredForm,
     Saturating,
     choose_form,
     fit_logit,
@@ -46,7 +46,7 @@ class Fit:
     y: np.ndarray
     law: PowerLaw
     curve: Saturating | None
-    choice: Choice
+    choice: PreferredForm
     logit: LogitSlope | None
 
 
@@ -62,7 +62,7 @@ class Gap:
 
 
 @dataclass
-class Analysis:
+class ScalingAnalysis:
     """Everything that a study's files and figures show.
 
     Attributes:
@@ -104,7 +104,9 @@ class Analysis:
     seed: int = 0
 
 
-def analyse(study: Study, properties: dict[str, dict[str, float]], axis: str = "given", seed: int = 0) -> Analysis:
+def analyse_scaling(
+    study: Study, properties: dict[str, dict[str, float]], axis: str = "given", seed: int = 0
+) -> ScalingAnalysis:
     """Fit every series and task, and correlate the slopes with the properties.
 
     Args:
@@ -116,7 +118,7 @@ def analyse(study: Study, properties: dict[str, dict[str, float]], axis: str = "
     Raises:
         UserError: no series has two sizes, or the points have no place on the axis.
     """
-    analysis = Analysis(seed=seed)
+    analysis = ScalingAnalysis(seed=seed)
     if study.points:
         _fit_points(analysis, study.points, axis, seed)
     else:
@@ -141,7 +143,7 @@ def _unique(items: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(items))
 
 
-def _fit_points(analysis: Analysis, points: list[Point], axis: str, seed: int) -> None:
+def _fit_points(analysis: ScalingAnalysis, points: list[Point], axis: str, seed: int) -> None:
     values, analysis.axis_label = axis_values(points, axis)
     analysis.named_axis = named_axis(points, axis)
     analysis.tasks = _unique(point.task for point in points)
@@ -171,7 +173,7 @@ def _fit_points(analysis: Analysis, points: list[Point], axis: str, seed: int) -
     analysis.subsets = _subsets(points)
 
 
-def _fit_series(analysis: Analysis, series: str, grid: dict[str, dict[float, Point]], seed: int) -> None:
+def _fit_series(analysis: ScalingAnalysis, series: str, grid: dict[str, dict[float, Point]], seed: int) -> None:
     sizes = sorted({x for cell in grid.values() for x in cell})
     if len(sizes) == 1:
         analysis.references[series] = {
@@ -214,7 +216,7 @@ def _fit_curves(x: np.ndarray, y: np.ndarray, errors: np.ndarray | None, seed: i
     return Fit(x, y, law, curve, choose_form(x, y, law, curve), fit_logit(x, y))
 
 
-def _note_sizes(analysis: Analysis) -> None:
+def _note_sizes(analysis: ScalingAnalysis) -> None:
     sizes = {len(fit.x) for fits in analysis.fits.values() for fit in fits.values()}
     if max(sizes) < 6:
         analysis.notes.append(f"at most {max(sizes)} sizes: a power law cannot be distinguished from saturation")
@@ -252,7 +254,7 @@ def _subsets(points: list[Point]) -> dict[str, dict[str, dict[str, float]]]:
     return {family: scores_of for family, scores_of in families.items() if all(scores_of.values())}
 
 
-def _correlate(analysis: Analysis, seed: int) -> None:
+def _correlate(analysis: ScalingAnalysis, seed: int) -> None:
     if not analysis.properties:
         return
     for series, slopes in analysis.slopes.items():
@@ -277,12 +279,12 @@ def _vector(values: dict[str, float], tasks: list[str]) -> np.ndarray:
     return np.array([values[task] for task in tasks])
 
 
-def predicted_tasks(analysis: Analysis, series: str) -> list[str]:
+def predicted_tasks(analysis: ScalingAnalysis, series: str) -> list[str]:
     """The tasks of `analysis.predictions[series]`, in the same order."""
     return [t for t in analysis.slopes[series] if all(t in values for values in analysis.properties.values())]
 
 
-def slope_rows(analysis: Analysis) -> list[dict[str, Any]]:
+def slope_rows(analysis: ScalingAnalysis) -> list[dict[str, Any]]:
     """Rows of slopes.csv: one for each series and task, and one for each mean curve.
 
     `published` is the paper's slope if x is the paper's axis; for the mean curve also if the tasks are the same.
@@ -329,7 +331,7 @@ CORRELATION_COLUMNS = (
 )  # fmt: skip
 
 
-def correlation_rows(analysis: Analysis) -> list[dict[str, Any]]:
+def correlation_rows(analysis: ScalingAnalysis) -> list[dict[str, Any]]:
     """Rows of correlations.csv; `p_holm` is corrected over all rows."""
     pairs = [
         (series, name, c) for series, coefficients in analysis.correlations.items() for name, c in coefficients.items()
@@ -341,7 +343,7 @@ def correlation_rows(analysis: Analysis) -> list[dict[str, Any]]:
             for (series, name, c), p in zip(pairs, adjusted, strict=True)]  # fmt: skip
 
 
-def prediction_rows(analysis: Analysis) -> list[dict[str, Any]]:
+def prediction_rows(analysis: ScalingAnalysis) -> list[dict[str, Any]]:
     """Rows of predictions.csv: each task's slope predicted from the other tasks."""
     rows = []
     for series, prediction in analysis.predictions.items():
@@ -352,7 +354,7 @@ def prediction_rows(analysis: Analysis) -> list[dict[str, Any]]:
     return rows
 
 
-def summary(analysis: Analysis) -> dict[str, Any]:
+def summary(analysis: ScalingAnalysis) -> dict[str, Any]:
     """The contents of summary.json; undefined numbers are null."""
     return {
         "slopes": {s: {t: _finite(a) for t, a in values_of.items()} for s, values_of in analysis.slopes.items()},

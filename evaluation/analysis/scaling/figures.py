@@ -19,7 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from biovfm_hf.writing.files import atomic_path, write_text
 
 from ...pictures.figure import COLOURS
-from .analysis import Analysis, Fit, predicted_tasks
+from .analysis import Fit, ScalingAnalysis, predicted_tasks
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "*")  # one more than colours: 156 pairs differ
 GREY = "#767676"
@@ -38,7 +38,7 @@ NAMES = ("summary", "mean_scaling", "task_scaling", "slopes", "correlations", "p
 Drawing = tuple[str, Figure, str]
 
 
-def write_figures(analysis: Analysis, out: Path, with_published: bool = False) -> list[str]:
+def write_figures(analysis: ScalingAnalysis, out: Path, with_published: bool = False) -> list[str]:
     """Draw the analysis into `out` as NAME.png, .svg, .pdf and .txt (alternative text).
 
     Figures of an earlier analysis are removed. Returns the names of the drawn figures.
@@ -58,7 +58,7 @@ def write_figures(analysis: Analysis, out: Path, with_published: bool = False) -
     return names
 
 
-def _drawings(analysis: Analysis, with_published: bool) -> Iterator[Drawing]:
+def _drawings(analysis: ScalingAnalysis, with_published: bool) -> Iterator[Drawing]:
     yield _summary(analysis, with_published)
     if analysis.means:
         yield _mean(analysis, with_published)
@@ -94,7 +94,7 @@ def _legend(figure: Figure, means: dict[str, Fit] | None = None, place: Literal[
     )
 
 
-def _look(analysis: Analysis, series: str) -> tuple[str, str]:
+def _look(analysis: ScalingAnalysis, series: str) -> tuple[str, str]:
     """Colour and marker of a series, the same in all pictures."""
     order = [*analysis.slopes, *analysis.references]
     place = order.index(series)
@@ -106,7 +106,7 @@ def nice(task: str) -> str:
     return next((name for name in NICE_NAMES if name.lower() == task.lower()), task)
 
 
-def draw_mean(axes: Axes, analysis: Analysis, with_published: bool = False) -> None:
+def draw_mean(axes: Axes, analysis: ScalingAnalysis, with_published: bool = False) -> None:
     """Mean score against size, with the fitted power laws (the paper's figure 2a)."""
     sizes = [x for fit in analysis.means.values() for x in fit.x]
     for series, fit in analysis.means.items():
@@ -125,14 +125,14 @@ def draw_mean(axes: Axes, analysis: Analysis, with_published: bool = False) -> N
     axes.set_ylabel(f"Mean {analysis.metric} (%)")
 
 
-def _mean(analysis: Analysis, with_published: bool) -> Drawing:
+def _mean(analysis: ScalingAnalysis, with_published: bool) -> Drawing:
     figure = Figure(figsize=(3.6, 2.5))
     draw_mean(figure.subplots(), analysis, with_published)
     _legend(figure, analysis.means)
     return "mean_scaling", figure, _mean_text(analysis)
 
 
-def _draw_published_curves(axes: Axes, analysis: Analysis) -> None:
+def _draw_published_curves(axes: Axes, analysis: ScalingAnalysis) -> None:
     """The paper's mean curves: hollow, in the colour of the family with the same name, otherwise grey."""
     for number, (family, points) in enumerate(analysis.published.mean_curves.items()):
         known = family in analysis.slopes or family in analysis.references
@@ -141,14 +141,14 @@ def _draw_published_curves(axes: Axes, analysis: Analysis) -> None:
                   markerfacecolor="white", label=f"{family}, published")  # fmt: skip
 
 
-def _draw_published(axes: Axes, analysis: Analysis, series: str, x: float, y: float) -> None:
+def _draw_published(axes: Axes, analysis: ScalingAnalysis, series: str, x: float, y: float) -> None:
     """A number from the paper beside the family's own: same colour and marker, but hollow."""
     colour, marker = _look(analysis, series)
     axes.plot([x], [y], linestyle="", marker=marker, color=colour, markersize=4, markerfacecolor="white",
               label=f"{series}, published")  # fmt: skip
 
 
-def _draw_fit(axes: Axes, analysis: Analysis, series: str, fit: Fit) -> None:
+def _draw_fit(axes: Axes, analysis: ScalingAnalysis, series: str, fit: Fit) -> None:
     colour, marker = _look(analysis, series)
     axes.plot(fit.x, fit.y, linestyle="", marker=marker, color=colour, markersize=5)
     line = np.geomspace(fit.x.min(), fit.x.max(), 50)
@@ -180,7 +180,7 @@ def _spaced(values: list[float]) -> list[float]:
     return kept
 
 
-def _tasks(analysis: Analysis) -> Drawing:
+def _tasks(analysis: ScalingAnalysis) -> Drawing:
     """One panel per task (the paper's figure 3)."""
     tasks = [task for task in analysis.tasks if any(task in fits for fits in analysis.fits.values())]
     columns = min(4, len(tasks))
@@ -217,7 +217,7 @@ def _tasks(analysis: Analysis) -> Drawing:
     return "task_scaling", figure, text
 
 
-def draw_slopes(axes: Axes, analysis: Analysis, with_published: bool = False) -> None:
+def draw_slopes(axes: Axes, analysis: ScalingAnalysis, with_published: bool = False) -> None:
     """Slopes of all series by task, steepest on top, with 95 % intervals (the paper's figures 4a and 4b)."""
     first = next(iter(analysis.slopes))
     tasks = sorted(analysis.tasks, key=lambda task: analysis.slopes[first].get(task, -math.inf))
@@ -249,7 +249,7 @@ def draw_slopes(axes: Axes, analysis: Analysis, with_published: bool = False) ->
     axes.set_xlabel("Slope a, 95 % interval")
 
 
-def _slopes(analysis: Analysis, with_published: bool) -> Drawing:
+def _slopes(analysis: ScalingAnalysis, with_published: bool) -> Drawing:
     figure = Figure(figsize=(4.4, max(0.26, 0.1 * len(analysis.slopes)) * len(analysis.tasks) + 0.7))
     draw_slopes(figure.subplots(), analysis, with_published)
     _legend(figure)
@@ -260,11 +260,11 @@ def _slopes(analysis: Analysis, with_published: bool) -> Drawing:
     return "slopes", figure, text + "."
 
 
-def _bars(analysis: Analysis) -> int:
+def _bars(analysis: ScalingAnalysis) -> int:
     return sum(map(len, analysis.correlations.values()))
 
 
-def draw_correlations(axes: Axes, analysis: Analysis, with_published: bool = False) -> None:
+def draw_correlations(axes: Axes, analysis: ScalingAnalysis, with_published: bool = False) -> None:
     """Pearson correlation of slope and property as bars, with Fisher intervals (the paper's figure 4c)."""
     printed = analysis.published.correlations if with_published else {}
     names = list(analysis.properties)
@@ -288,7 +288,7 @@ def draw_correlations(axes: Axes, analysis: Analysis, with_published: bool = Fal
     axes.set_ylabel("Pearson r with slope" + (f" (n = {counts.pop()})" if len(counts) == 1 else ""))
 
 
-def _correlations(analysis: Analysis, with_published: bool) -> Drawing:
+def _correlations(analysis: ScalingAnalysis, with_published: bool) -> Drawing:
     figure = Figure(figsize=(max(3.6, 0.13 * _bars(analysis) + 1.0), 2.5))
     draw_correlations(figure.subplots(), analysis, with_published)
     _legend(figure)
@@ -299,13 +299,13 @@ def _flat(name: str) -> str:
     return PROPERTY_NAMES[name].replace("-\n", "-").replace("\n", " ")
 
 
-def _correlation_text(analysis: Analysis) -> str:
+def _correlation_text(analysis: ScalingAnalysis) -> str:
     each = [f"{series}, {_flat(name)}: {c.pearson:.2f} ({c.low:.2f} to {c.high:.2f})"
             for series, coefficients in analysis.correlations.items() for name, c in coefficients.items()]  # fmt: skip
     return "Pearson correlation of scaling slope with task property, 95 % interval. " + "; ".join(each) + "."
 
 
-def _mean_text(analysis: Analysis) -> str:
+def _mean_text(analysis: ScalingAnalysis) -> str:
     each = [
         f"{series} from {fit.y[0]:.2f} to {fit.y[-1]:.2f} %, slope {fit.law.a:.4f}"
         for series, fit in analysis.means.items()
@@ -313,7 +313,7 @@ def _mean_text(analysis: Analysis) -> str:
     return f"Mean {analysis.metric} against model size with fitted power laws: " + "; ".join(each) + "."
 
 
-def _summary(analysis: Analysis, with_published: bool) -> Drawing:
+def _summary(analysis: ScalingAnalysis, with_published: bool) -> Drawing:
     """One picture for a paper: mean curves, slopes and correlations, as far as there are any."""
     panels: list[tuple[float, Callable[[Axes], None]]] = []
     if analysis.means:
@@ -337,7 +337,7 @@ def _summary(analysis: Analysis, with_published: bool) -> Drawing:
     return "summary", figure, text + (_mean_text(analysis) if analysis.means else "Slopes by task.")
 
 
-def _predictions(analysis: Analysis) -> Drawing:
+def _predictions(analysis: ScalingAnalysis) -> Drawing:
     columns = min(3, len(analysis.predictions))
     rows = math.ceil(len(analysis.predictions) / columns)
     figure = Figure(figsize=(3.2 * columns + 0.2, 3.2 * rows))
@@ -370,7 +370,7 @@ def _predictions(analysis: Analysis) -> Drawing:
     return "predictions", figure, text + "."
 
 
-def _gaps(analysis: Analysis) -> Drawing:
+def _gaps(analysis: ScalingAnalysis) -> Drawing:
     """Gaps between every two families that share sizes, by task and size; one panel per pair."""
     pairs = list(dict.fromkeys((gap.family_a, gap.family_b) for gap in analysis.gaps))
     tables = {pair: _gap_table(analysis, pair) for pair in pairs[:MAX_GAP_PANELS]}
@@ -404,7 +404,7 @@ def _gaps(analysis: Analysis) -> Drawing:
     )
 
 
-def _gap_table(analysis: Analysis, pair: tuple[str, str]) -> tuple[list[str], list[float], np.ndarray]:
+def _gap_table(analysis: ScalingAnalysis, pair: tuple[str, str]) -> tuple[list[str], list[float], np.ndarray]:
     """Tasks and sizes that two families share, and their gaps (tasks, sizes); NaN where there is none."""
     differences = {(gap.task, gap.x): gap.gap for gap in analysis.gaps if (gap.family_a, gap.family_b) == pair}
     tasks = [task for task in analysis.tasks if any(name == task for name, _ in differences)]
@@ -412,7 +412,7 @@ def _gap_table(analysis: Analysis, pair: tuple[str, str]) -> tuple[list[str], li
     return tasks, sizes, np.array([[differences.get((task, x), math.nan) for x in sizes] for task in tasks])
 
 
-def _subsets(analysis: Analysis, with_published: bool) -> Drawing:
+def _subsets(analysis: ScalingAnalysis, with_published: bool) -> Drawing:
     """Mean score by pretraining data (the paper's figure 2b)."""
     means = {family: {name: float(np.mean(list(scores.values()))) for name, scores in scores_of.items()}
              for family, scores_of in analysis.subsets.items()}  # fmt: skip

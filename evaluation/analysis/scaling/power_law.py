@@ -294,7 +294,7 @@ def aicc(squared_error: float, points: int, parameters: int) -> float:
 
 
 @dataclass(frozen=True)
-class Choice:
+class PreferredForm:
     """Which form the data favour.
 
     Attributes:
@@ -310,7 +310,7 @@ class Choice:
     statement: str
 
 
-def choose_form(x: np.ndarray, y: np.ndarray, law: PowerLaw, curve: Saturating | None) -> Choice:
+def choose_form(x: np.ndarray, y: np.ndarray, law: PowerLaw, curve: Saturating | None) -> PreferredForm:
     """Compare the two forms by AICc on ln y; differences below 2 decide nothing (Burnham & Anderson 2002)."""
     n = len(y)
     power = aicc(float(((np.log(y) - np.log(law(x))) ** 2).sum()), n, 2)
@@ -319,11 +319,11 @@ def choose_form(x: np.ndarray, y: np.ndarray, law: PowerLaw, curve: Saturating |
         reason = (
             f"{n} sizes cannot distinguish a power law from saturation: AICc for the saturating form needs 6 or more"
         )
-        return Choice("undecided", power, saturating, reason)
+        return PreferredForm("undecided", power, saturating, reason)
     if math.isnan(power) or math.isnan(saturating):
-        return Choice("undecided", power, saturating, "the points lie on a curve exactly, so AICc is undefined")
+        return PreferredForm("undecided", power, saturating, "the points lie on a curve exactly, so AICc is undefined")
     gap = power - saturating
     if abs(gap) < DECISIVE:
-        return Choice("undecided", power, saturating, f"AICc differs by {abs(gap):.1f} only; both forms fit")
+        return PreferredForm("undecided", power, saturating, f"AICc differs by {abs(gap):.1f} only; both forms fit")
     preferred = "saturating" if gap > 0 else "power law"
-    return Choice(preferred, power, saturating, f"the {preferred} form is preferred by {abs(gap):.1f} in AICc")
+    return PreferredForm(preferred, power, saturating, f"the {preferred} form is preferred by {abs(gap):.1f} in AICc")

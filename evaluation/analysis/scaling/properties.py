@@ -202,7 +202,7 @@ def _seen(images: np.ndarray, marks: np.ndarray, progress: Callable[[int], objec
 
 
 def _sizes(path: Path) -> list[tuple[str, int]]:
-    names = npz.names(path)
+    names = npz.array_names(path)
     present = [split for split in SPLITS if f"{split}_images" in names]
     if not present:
         raise UserError(f"{path}: holds no train_images, val_images or test_images; is it a MedMNIST file?")

@@ -1,9 +1,9 @@
 """Prints an analysis as lines of text."""
 
-from .analysis import Analysis
+from .analysis import ScalingAnalysis
 
 
-def screen_lines(analysis: Analysis) -> list[str]:
+def screen_lines(analysis: ScalingAnalysis) -> list[str]:
     """Lines with slopes, correlations and predictions."""
     first = 2 + max(20, *map(len, analysis.slopes))
     second = 2 + max(16, *map(len, analysis.tasks))

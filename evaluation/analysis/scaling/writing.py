@@ -6,10 +6,10 @@ from pathlib import Path
 from biovfm_hf.writing.files import write_text
 
 from . import analysis, figures, tables
-from .analysis import Analysis
+from .analysis import ScalingAnalysis
 
 
-def write_study(results: Analysis, out: Path, with_published: bool = False) -> None:
+def write_study(results: ScalingAnalysis, out: Path, with_published: bool = False) -> None:
     """Write the tables and figures of an analysis to the folder `out`, which is created if needed.
 
     `with_published` draws the paper's results beside the study's where axis and tasks agree, and adds notes on what

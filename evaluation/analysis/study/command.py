@@ -16,10 +16,10 @@ from ...encoders.device import check_device
 from ...results.seeds import over_seeds
 from ..layers import command as analyse_command
 from ..layers.command import AnalyseOptions
-from ..scaling.analysis import analyse
+from ..scaling.analysis import analyse_scaling
 from ..scaling.screen import screen_lines
 from ..scaling.tables import MEAN, POINT_COLUMNS, SCORE_COLUMNS, read_points, read_properties, write_rows
-from .plan import StudyPlan, read_plan
+from .plan import StudyPlan, read_study_plan
 from .points import check_size, model_facts, points
 from .pretraining import named_models, pretrain, run_lines
 from .probing import by_method, probe_options
@@ -80,7 +80,7 @@ def study_lines(options: StudyOptions) -> list[str]:
     Raises:
         UserError: the study file is wrong.
     """
-    plan = read_plan(options.study)
+    plan = read_study_plan(options.study)
     runs = [line for run in plan.runs for line in run_lines(run, options.out, plan.launch)]
     return [*runs, f"# probe of all models: {json.dumps(plan.probe, default=str)}"]
 
@@ -91,7 +91,7 @@ def run_study(options: StudyOptions) -> None:
     Raises:
         UserError: the study file is wrong, a pretraining run fails, or no model has a score.
     """
-    plan, out = read_plan(options.study), options.out
+    plan, out = read_study_plan(options.study), options.out
     probing = probe_options(plan.runs, plan.probe, out)
     if probing.device:
         check_device(probing.device)
@@ -142,7 +142,7 @@ def _analyse(plan: StudyPlan, rows: list[dict[str, Any]], out: Path, ending: str
     write_rows(out / f"points{ending}.csv", columns, rows)
     study = read_points(out / f"points{ending}.csv")
     properties = read_properties(plan.properties) if plan.properties else {}
-    analysis = analyse(study, properties, plan.axis)
+    analysis = analyse_scaling(study, properties, plan.axis)
     write_study(analysis, out / f"scaling{ending}")
     for note in analysis.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -53,7 +53,7 @@ class StudyPlan:
     layers: dict[str, Any] = field(default_factory=dict)
 
 
-def read_plan(path: str | Path) -> StudyPlan:
+def read_study_plan(path: str | Path) -> StudyPlan:
     """Read and check a whole study file.
 
     Raises:

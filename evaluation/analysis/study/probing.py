@@ -8,7 +8,7 @@ from typing import Any
 from biovfm_hf.results.record import Record
 
 from ...commands.probe import RunOptions, options_class
-from ...probes.probe import Run
+from ...probes.probe import ProbeRun
 from .paths import resolve, resolve_tasks
 from .pretraining import PretrainingRun, named_models
 
@@ -37,7 +37,7 @@ def probe_options(runs: Sequence[PretrainingRun], values: Mapping[str, Any], out
     return options_class()(model=named_models(out, runs), out=out / "results", **values)
 
 
-def by_method(records: Iterable[Record], runs: list[Run], tasks: list[str]) -> dict[str, list[Record]]:
+def by_method(records: Iterable[Record], runs: list[ProbeRun], tasks: list[str]) -> dict[str, list[Record]]:
     """The study's own records by method (fewshot-4 and fewshot-16 are two methods).
 
     A results folder keeps the records of every run of the study, including runs with other tasks, seeds or settings.

@@ -10,7 +10,7 @@ from biovfm_hf.errors import UserError
 from ...statistics.bootstrap import Resampler, choose_thresholds, resampled_metrics
 from ...statistics.metrics import Scorer, reasons
 from ...statistics.split import checked_split
-from ..draws import Draws, draw_subjects, overlap, spread
+from ..draws import SubjectDraws, draw_subjects, overlap, spread
 from ..probe import Problem, Scores
 from .logistic import probe_fast
 
@@ -18,7 +18,7 @@ from .logistic import probe_fast
 def probe_few_shot(
     problem: Problem,
     subjects: dict[str, np.ndarray | None],
-    plan: Draws,
+    plan: SubjectDraws,
     progress: Callable[[int], object] = lambda _: None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray], list[int]]:
     """Draw training subjects repeatedly, probe by protocol `fast`, and score each draw on the whole test split.

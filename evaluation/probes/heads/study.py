@@ -26,7 +26,7 @@ DEVIATION, MOMENTUM = 0.01, 0.9
 
 
 @dataclass(frozen=True)
-class Choice:
+class HeadSettings:
     """One of the heads: the name of its input and its learning rate."""
 
     features: str
@@ -46,7 +46,7 @@ def probe_study(
         epochs: passes over the cases; None means ten, or more if few cases need more for `MIN_STEPS` steps.
         seed: random seed of the initial weights and the order of cases.
     """
-    choices = [Choice(name, rate) for name, rate in product(inputs, RATES)]
+    choices = [HeadSettings(name, rate) for name, rate in product(inputs, RATES)]
     tried = _train(problem, inputs, choices, epochs, seed)
     val = _probabilities(problem, tried, "val")
     reached = [_validation_auc(problem, scores) for scores in val]
@@ -84,7 +84,7 @@ def _targets(problem: Problem) -> Tensor:
 
 
 def _train(
-    problem: Problem, inputs: Mapping[str, np.ndarray], choices: list[Choice], epochs: int | None, seed: int
+    problem: Problem, inputs: Mapping[str, np.ndarray], choices: list[HeadSettings], epochs: int | None, seed: int
 ) -> Tensor:
     """Weights (heads, outputs, D + 1) of the heads, all trained at once; the last column is the bias."""
     features, targets = torch.from_numpy(problem.features["train"]), _targets(problem)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...statistics.masks import mean_dice
 from ..heads.logistic import Objective, fit_path, fit_standardiser
 from .feeds import TokenReader
-from .problem import Problem, ResizedMasks, Segmentation, batches, checked_mask, mask_shares
+from .problem import MaskProblem, ResizedMasks, Segmentation, batches, checked_mask, mask_shares
 from .training import count_resized
 
 MAX_TRAIN_TOKENS = 300_000
@@ -18,7 +18,7 @@ WORKING_SIZE = (224, 224)  # mask size at which the prior shift is chosen
 PRIOR_SHIFTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def fit_linear_decoder(problem: Problem, readers: Mapping[str, TokenReader], seed: int = 0) -> Segmentation:
+def fit_linear_decoder(problem: MaskProblem, readers: Mapping[str, TokenReader], seed: int = 0) -> Segmentation:
     """One linear layer from each patch token to its class shares, at token resolution, then enlarged bilinearly.
 
     Masks are pooled to each token's share of every class. The fit is therefore convex (see `logistic`). It uses at
@@ -62,7 +62,7 @@ def fit_linear_decoder(problem: Problem, readers: Mapping[str, TokenReader], see
 
 
 def _token_samples(
-    problem: Problem, readers: Mapping[str, TokenReader], name: str, seed: int
+    problem: MaskProblem, readers: Mapping[str, TokenReader], name: str, seed: int
 ) -> tuple[Tensor, Tensor]:
     """At most `MAX_TRAIN_TOKENS` tokens (n, D) and the class shares of their patches (n, K), evenly over images."""
     rng = np.random.default_rng(seed)

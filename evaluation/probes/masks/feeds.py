@@ -13,7 +13,7 @@ from ...encoders.embed import prefetch
 from ...encoders.encoder import to_square
 from .augment import Augment
 from .decoders import as_maps
-from .problem import Problem, ResizedMasks, checked_mask, resize_mask
+from .problem import MaskProblem, ResizedMasks, checked_mask, resize_mask
 
 TokenReader = Callable[[np.ndarray], list[Tensor]]  # image indices -> grids (B, h, w, D) of some blocks
 Training = Iterator[tuple[Any, Tensor]]
@@ -23,7 +23,7 @@ class Feed(Protocol):
     """Inputs of a network and the masks (B, H, W) that it should predict."""
 
     @property
-    def problem(self) -> Problem:
+    def problem(self) -> MaskProblem:
         """The segmentation problem."""
         ...
 
@@ -44,7 +44,7 @@ class Feed(Protocol):
 class TokenFeed:
     """Tokens from disk: inputs are maps (B, D, h, w), one per block; masks are resized to the scores' size."""
 
-    problem: Problem
+    problem: MaskProblem
     readers: Mapping[str, TokenReader]
     size: tuple[int, int]
     device: str = "cpu"
@@ -74,7 +74,7 @@ class PixelFeed:
     After augmentation, pixel values in 0..1 are normalised by `mean` and `std`.
     """
 
-    problem: Problem
+    problem: MaskProblem
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]

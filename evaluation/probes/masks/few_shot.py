@@ -10,7 +10,7 @@ from ...statistics.bootstrap import Resampler
 from ...statistics.masks import COUNTS, OVERLAP_NOTE, STUDY_COUNTS, STUDY_NOTE, draw_metric, known_metrics
 from ...tasks import Split
 from ...tasks.samples import sample_rows
-from ..draws import NOTE, Draws, draw_subjects, overlap, spread
+from ..draws import NOTE, SubjectDraws, draw_subjects, overlap, spread
 from ..judging import subject_numbers
 from ..probe import Answer, Trial
 from .cases import StudyCounts, count_cases
@@ -26,7 +26,7 @@ Rows = Mapping[str, np.ndarray]  # {split: image indices}
 WITHOUT_SURFACES = "surface distances are not measured draw by draw"
 
 
-def probe_few_shot_masks(probe: MaskProbe, plan: Draws, trial: Trial) -> Answer:
+def probe_few_shot_masks(probe: MaskProbe, plan: SubjectDraws, trial: Trial) -> Answer:
     """Train on many random draws of a few subjects, and report the mean over draws and their spread."""
     setup = Setup.of(probe, trial)
     draws = [_draw(setup, plan, number) for number in range(plan.count)]
@@ -47,7 +47,7 @@ def study_rows(count: int, shots: int) -> np.ndarray:
     return rows[rows < count]
 
 
-def _draw(setup: Setup, plan: Draws, number: int) -> Rows:
+def _draw(setup: Setup, plan: SubjectDraws, number: int) -> Rows:
     """The images of the planned number of training and validation subjects."""
     rng = plan.generator(number)
     rows = {}

@@ -18,7 +18,7 @@ from .problem import Segmentation
 from .scratch import build
 from .settings import MaskProbe
 from .setup import Setup, surface_rule
-from .training import Plan, predictor, train
+from .training import MaskRecipe, predictor, train
 
 RATE = 1e-3
 
@@ -36,41 +36,41 @@ def fit_frozen(setup: Setup) -> Segmentation:
     U-Net is trained by AdamW. With augmentation, the encoder runs in every step and either decoder is trained by
     AdamW. A network without an encoder is trained on the images.
     """
-    plan = Plan(setup.probe.epochs, setup.probe.rate or RATE, setup.trial.run.seed)
+    recipe = MaskRecipe(setup.probe.epochs, setup.probe.rate or RATE, setup.trial.run.seed)
     if setup.trial.encoder.network is not None:
-        return _train_network(setup, plan)
+        return _train_network(setup, recipe)
     if setup.probe.augment is not None:
-        return _train_online(setup, plan)
+        return _train_online(setup, recipe)
     if setup.probe.decoder == "linear":
-        return fit_linear_decoder(setup.problem, setup.readers(), plan.seed)
-    return _train_decoder(setup, plan)
+        return fit_linear_decoder(setup.problem, setup.readers(), recipe.seed)
+    return _train_decoder(setup, recipe)
 
 
-def _train_decoder(setup: Setup, plan: Plan) -> Segmentation:
+def _train_decoder(setup: Setup, recipe: MaskRecipe) -> Segmentation:
     device, readers = setup.trial.run.device, setup.readers()
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(recipe.seed)
     example = as_maps(readers["train"](first_rows(len(setup.problem.splits["train"].images))), device)
     network = make_decoder(setup.probe.decoder, example[0].shape[1], setup.problem.classes).to(device)
     feed = TokenFeed(setup.problem, readers, scores_size(network, example), device)
-    chosen = train(network, feed, plan)
+    chosen = train(network, feed, recipe)
     return Segmentation(predictor(network, feed), chosen, count_weights(network))
 
 
-def _train_online(setup: Setup, plan: Plan) -> Segmentation:
-    torch.manual_seed(plan.seed)
+def _train_online(setup: Setup, recipe: MaskRecipe) -> Segmentation:
+    torch.manual_seed(recipe.seed)
     network = adapted(setup.trial.encoder, None, setup.probe.decoder, setup.problem.classes, setup.size)
     feed = pixel_feed(setup)
-    chosen = train(network, feed, plan)
+    chosen = train(network, feed, recipe)
     return Segmentation(predictor(network, feed), chosen, count_weights(network.decoder))
 
 
-def _train_network(setup: Setup, plan: Plan) -> Segmentation:
+def _train_network(setup: Setup, recipe: MaskRecipe) -> Segmentation:
     stand_in = setup.trial.encoder.network
     assert stand_in is not None
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(recipe.seed)
     network = build(stand_in.name, setup.problem.classes, setup.size, stand_in.weights).to(setup.trial.run.device)
     feed = replace(pixel_feed(setup), mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    chosen = train(network, feed, plan)
+    chosen = train(network, feed, recipe)
     trained = chosen["trained_weights"] = count_weights(network)
     return Segmentation(predictor(network, feed), chosen, trained, trained)
 

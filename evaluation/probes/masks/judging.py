@@ -36,7 +36,7 @@ def judge_masks(trial: Trial, answer: Segmentation, rule: SurfaceRule, study: in
     task, run = trial.task, trial.run
     split = task.splits["test"]
     with saving(trial) as save:
-        arrays = measure(split, task.num_outputs, answer, rule, study, save)
+        arrays = measure_cases(split, task.num_outputs, answer, rule, study, save)
     resampling = Resampling("fast", run.resamples, run.seed)
     entries = mask_intervals(arrays, list(task.record.classes), resampling, split.subjects)
     notes = [*task.notes, OVERLAP_NOTE, _study_note(study), *rule.notes(split, arrays[SURFACE_VALUES])]
@@ -44,7 +44,7 @@ def judge_masks(trial: Trial, answer: Segmentation, rule: SurfaceRule, study: in
     return Answer(entries, arrays, answer.chosen, notes, trained=answer.trained, parameters=answer.parameters)
 
 
-def measure(
+def measure_cases(
     split: Split,
     classes: int,
     answer: Segmentation,

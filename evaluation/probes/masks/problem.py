@@ -21,7 +21,7 @@ Predictor = Callable[[np.ndarray], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
-class Problem:
+class MaskProblem:
     """The problem: the task's name, the number of classes (the first is background), and the splits."""
 
     name: str
@@ -29,11 +29,11 @@ class Problem:
     splits: dict[str, Split]
 
     @classmethod
-    def of(cls, task: Task) -> "Problem":
+    def of(cls, task: Task) -> "MaskProblem":
         """The whole problem of a task."""
         return cls(task.name, task.num_outputs, task.splits)
 
-    def with_splits(self, **splits: Split) -> "Problem":
+    def with_splits(self, **splits: Split) -> "MaskProblem":
         """The same problem with some splits replaced."""
         return replace(self, splits={**self.splits, **splits})
 

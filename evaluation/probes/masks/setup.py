@@ -10,7 +10,7 @@ from ...encoders.embed import TokenStore, embed_tokens
 from ..probe import Trial
 from .decoders import DECODER_BLOCKS
 from .feeds import TokenReader
-from .problem import Problem, Segmentation, select_images
+from .problem import MaskProblem, Segmentation, select_images
 from .saved import check_format
 from .settings import MaskProbe
 from .surfaces import CONVENTION, IGNORED, TOLERANCE, SurfaceRule
@@ -36,8 +36,8 @@ class Setup:
 
     probe: MaskProbe
     trial: Trial
-    everything: Problem
-    problem: Problem
+    everything: MaskProblem
+    problem: MaskProblem
     size: int
     rows: Mapping[str, np.ndarray] | None = None
 
@@ -49,7 +49,7 @@ class Setup:
             UserError: NIfTI masks are requested for single images.
         """
         check_format(trial)
-        problem = Problem.of(trial.task)
+        problem = MaskProblem.of(trial.task)
         problem = problem if probe.window is None else cut_windows(problem, probe.window)
         return cls(probe, trial, problem, problem, probe.image_size or trial.encoder.size)
 

@@ -27,10 +27,10 @@ from .feeds import Feed, PixelFeed, TokenFeed
 from .judging import judge_masks
 from .losses import dice_loss
 from .networks import read_maps, token_width
-from .problem import Problem, Segmentation, batches, decide, join_splits
+from .problem import MaskProblem, Segmentation, batches, decide, join_splits
 from .settings import MaskProbe
 from .setup import Setup, surface_rule
-from .training import Plan
+from .training import MaskRecipe
 
 RATES = (1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1)
 BATCH = 128
@@ -98,7 +98,7 @@ class SideBySide(nn.Module):
         return [decoder(maps) for decoder in self.decoders]
 
 
-def _feed(setup: Setup, problem: Problem) -> Feed:
+def _feed(setup: Setup, problem: MaskProblem) -> Feed:
     """A feed of augmented images, or of their tokens without augmentation."""
     encoder, augment = setup.trial.encoder, str(setup.probe.augment)
     if augment == NONE:
@@ -106,12 +106,12 @@ def _feed(setup: Setup, problem: Problem) -> Feed:
     return PixelFeed(problem, setup.size, encoder.mean, encoder.std, AUGMENTATIONS[augment], setup.trial.run.device)
 
 
-def _joined(problem: Problem) -> Problem:
+def _joined(problem: MaskProblem) -> MaskProblem:
     """The problem with training and validation images joined for training."""
     return problem.with_splits(train=join_splits(problem.splits["train"], problem.splits["val"]))
 
 
-def _joined_readers(setup: Setup, problem: Problem) -> dict[str, Any]:
+def _joined_readers(setup: Setup, problem: MaskProblem) -> dict[str, Any]:
     """Token readers; the one for `train` continues with the validation images if the problem joins them."""
     readers = setup.readers()
     first = len(setup.problem.splits["train"].images)
@@ -133,7 +133,7 @@ def _train(setup: Setup, feed: Feed, rates: tuple[float, ...]) -> tuple[SideBySi
     network, count = SideBySide(setup, len(rates)), len(feed.problem.splits["train"].images)
     batch = min(BATCH, count)
     each = -(-count // batch)
-    steps = Plan(setup.probe.epochs).passes(each, EPOCHS) * each
+    steps = MaskRecipe(setup.probe.epochs).passes(each, EPOCHS) * each
     groups = [{"params": d.parameters(), "lr": rate} for d, rate in zip(network.decoders, rates, strict=True)]
     optimizer = SGD(groups, momentum=MOMENTUM, weight_decay=0)
     schedule = CosineAnnealingLR(optimizer, steps)

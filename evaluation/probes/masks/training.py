@@ -34,7 +34,7 @@ def one_cycle(network: nn.Module, rate: float, steps: int) -> tuple[Optimizer, L
 
 
 @dataclass(frozen=True)
-class Plan:
+class MaskRecipe:
     """Training settings of a network.
 
     Attributes:
@@ -56,7 +56,7 @@ class Plan:
         return self.epochs or max(least, -(-MIN_STEPS // steps))
 
 
-def train(network: nn.Module, feed: Feed, plan: Plan) -> dict[str, Any]:
+def train(network: nn.Module, feed: Feed, recipe: MaskRecipe) -> dict[str, Any]:
     """Train a network on the images of `train`, and leave it at its best epoch.
 
     The loss is cross-entropy plus soft Dice.
@@ -64,7 +64,7 @@ def train(network: nn.Module, feed: Feed, plan: Plan) -> dict[str, Any]:
     Args:
         network: module from a feed's inputs to class scores (B, K, h, w), which are enlarged to the masks' size.
         feed: inputs and masks.
-        plan: training settings.
+        recipe: training settings.
 
     Returns:
         The best epoch, the number of epochs, and the validation Dice.
@@ -74,26 +74,26 @@ def train(network: nn.Module, feed: Feed, plan: Plan) -> dict[str, Any]:
     """
     count = len(feed.problem.splits["train"].images)
     steps = -(-count // BATCH_SIZE)
-    epochs = plan.passes(steps)
-    optimizer, schedule = plan.optimise(network, plan.rate, steps * epochs)
-    rng = np.random.default_rng(plan.seed)
+    epochs = recipe.passes(steps)
+    optimizer, schedule = recipe.optimise(network, recipe.rate, steps * epochs)
+    rng = np.random.default_rng(recipe.seed)
     best, best_state, best_epoch = -1.0, None, 0
     for epoch in tqdm(range(epochs), desc=feed.problem.name, unit="epoch", disable=None, leave=False):
         network.train()
         orders = np.array_split(rng.permutation(count), steps)
-        for inputs, masks in feed.training(orders, [plan.seed, epoch]):
+        for inputs, masks in feed.training(orders, [recipe.seed, epoch]):
             loss = dice_ce_loss(*alike(network(inputs), masks))
             optimizer.zero_grad()
             loss.backward()
-            if plan.clip is not None:
-                nn.utils.clip_grad_norm_(optimised(optimizer), plan.clip)
+            if recipe.clip is not None:
+                nn.utils.clip_grad_norm_(optimised(optimizer), recipe.clip)
             optimizer.step()
             schedule.step()
         score = _validate(network, feed)
         if score > best:
             best, best_state, best_epoch = score, trained_state(network), epoch
     if best_state is None:
-        raise UserError(f"{feed.problem.name}: training diverged; give a lower --rate than {plan.rate}")
+        raise UserError(f"{feed.problem.name}: training diverged; give a lower --rate than {recipe.rate}")
     network.load_state_dict(best_state, strict=False)
     network.eval()
     return {"epoch": best_epoch + 1, "epochs": epochs, "val_dice": best}

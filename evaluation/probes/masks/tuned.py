@@ -11,7 +11,7 @@ from .networks import adapted, tune
 from .problem import Segmentation
 from .settings import MaskProbe
 from .setup import Setup, surface_rule
-from .training import Plan, predictor, train
+from .training import MaskRecipe, predictor, train
 
 CLIP = 1.0
 
@@ -24,12 +24,12 @@ def probe_tuned(probe: MaskProbe, adaptation: Adaptation, trial: Trial) -> Answe
     """
     setup = Setup.of(probe, trial)
     run, encoder = trial.run, trial.encoder
-    plan = Plan(probe.epochs, probe.rate or adaptation.default_rate, run.seed, tune, CLIP)
+    recipe = MaskRecipe(probe.epochs, probe.rate or adaptation.default_rate, run.seed, tune, CLIP)
     torch.manual_seed(run.seed)
     network = adapted(encoder, adaptation, probe.decoder, setup.problem.classes, setup.size)
     feed = pixel_feed(setup)
     trained = count_weights(network, trained=True)
-    chosen = {**train(network, feed, plan), **adaptation.details()}
+    chosen = {**train(network, feed, recipe), **adaptation.details()}
     chosen["trained_weights"] = count_weights(network.encoder, trained=True)
     answer = Segmentation(predictor(network, feed), chosen, trained, count_weights(network))
     return judge_masks(trial, setup.whole(answer), surface_rule(probe))

@@ -12,14 +12,14 @@ from torch.nn import functional
 
 from ...tasks import Split
 from ...tasks.images import Images, combined_digest
-from .problem import Predictor, Problem, batches, checked_mask
+from .problem import MaskProblem, Predictor, batches, checked_mask
 
 OVERLAP = 1 / 3  # least overlap of neighbouring windows
 KEPT = 4  # whole images kept in memory; threads work on neighbouring ones
 
 
 @dataclass(frozen=True)
-class Place:
+class Window:
     """A window: the index of its image, its top left corner, and its side in pixels of the image."""
 
     image: int
@@ -33,7 +33,7 @@ class WindowImages:
     """Windows of images, or of masks: `windows[i]` is the content of `places[i]`."""
 
     images: Images
-    places: tuple[Place, ...]
+    places: tuple[Window, ...]
     _kept: Any = field(default_factory=OrderedDict, repr=False, compare=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -60,14 +60,14 @@ class WindowImages:
         return combined_digest([self.images.fingerprint().encode(), places.tobytes()])
 
 
-def place_windows(image: int, shape: tuple[int, int], side: int) -> list[Place]:
+def place_windows(image: int, shape: tuple[int, int], side: int) -> list[Window]:
     """The fewest windows that cover an image (H, W) and overlap by a third, evenly spaced.
 
     If the shorter side of the image is less than `side`, the windows have that shorter side.
     """
     side = min(side, *shape)
     tops, lefts = (_starts(length, side) for length in shape)
-    return [Place(image, top, left, side) for top in tops for left in lefts]
+    return [Window(image, top, left, side) for top in tops for left in lefts]
 
 
 def _starts(length: int, side: int) -> list[int]:
@@ -76,7 +76,7 @@ def _starts(length: int, side: int) -> list[int]:
     return [round(float(start)) for start in np.linspace(0, length - side, count)]
 
 
-def cut_windows(problem: Problem, side: int) -> Problem:
+def cut_windows(problem: MaskProblem, side: int) -> MaskProblem:
     """The problem whose images are windows of the images of another problem; they belong to the same cases."""
     return problem.with_splits(**{name: _cut(split, problem.classes, side) for name, split in problem.splits.items()})
 
@@ -116,7 +116,7 @@ def stitched(predict: Predictor, windows: Split) -> Predictor:
     return whole
 
 
-def _stitch(predict: Predictor, places: tuple[Place, ...], numbers: np.ndarray) -> Tensor:
+def _stitch(predict: Predictor, places: tuple[Window, ...], numbers: np.ndarray) -> Tensor:
     """Scores (K, H, W) of one image, merged from its windows."""
     side = places[numbers[0]].side
     height = max(places[n].top for n in numbers) + side

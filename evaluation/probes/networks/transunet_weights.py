@@ -41,7 +41,7 @@ def load_weights(network: TransUNet, path: Path) -> None:
     Raises:
         UserError: the file is missing, damaged, contains Python objects, or lacks an array of the right shape.
     """
-    names = set(npz.names(path))
+    names = set(npz.array_names(path))
     state = {}
     for name, value in network.transformer.state_dict().items():
         origin = POSITIONS if name.endswith("position_embeddings") else _origin(name)

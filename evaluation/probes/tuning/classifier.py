@@ -24,7 +24,7 @@ from .optimisation import count_weights, make_optimizer, optimised, trained_stat
 
 
 @dataclass(frozen=True)
-class Plan:
+class TuningRecipe:
     """Settings of fine-tuning: its `name`, the weights to train, `epochs`, highest `rate`, `batch` size, `seed`."""
 
     name: str
@@ -66,7 +66,7 @@ class Classifier(nn.Module):
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingTask:
     """An encoder, a task and the batch size: what all steps of a training share."""
 
     encoder: Encoder
@@ -97,7 +97,7 @@ class Job:
         return torch.from_numpy(one_hot(labels, self.task.num_outputs))
 
 
-def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
+def probe_finetune(encoder: Encoder, task: Task, recipe: TuningRecipe) -> Scores:
     """Train the encoder and a head on its class token and mean patch token; keep the epoch of lowest validation loss.
 
     AdamW with weight decay 0.05 on matrices, a linear warm-up over a tenth of the steps, then cosine to 0. Training
@@ -107,50 +107,52 @@ def probe_finetune(encoder: Encoder, task: Task, plan: Plan) -> Scores:
     Args:
         encoder: the encoder to start from.
         task: a classification task.
-        plan: training settings.
+        recipe: training settings.
 
     Raises:
         UserError: LoRA without PEFT, a model with nothing to adapt, or a rate at which the loss diverges.
     """
-    torch.manual_seed(plan.seed)
-    job = Job(encoder, task, plan.batch)
-    example = job.pixels(task.splits["train"], np.arange(1))
-    module = plan.adaptation.prepare(copy.deepcopy(encoder.module))
+    torch.manual_seed(recipe.seed)
+    training = TrainingTask(encoder, task, recipe.batch)
+    example = training.pixels(task.splits["train"], np.arange(1))
+    module = recipe.adaptation.prepare(copy.deepcopy(encoder.module))
     model = Classifier(encoder, module, example, task.num_outputs)
     best, best_loss, best_epoch = None, float("inf"), 0
-    for epoch in _train(model, job, plan):
-        loss = _validate(model, job)
+    for epoch in _train(model, training, recipe):
+        loss = _validate(model, training)
         if loss < best_loss:
             best, best_loss, best_epoch = trained_state(model), loss, epoch
     if best is None:
-        raise UserError(f"{plan.name} of {encoder.name} on {task.name} diverged; give a lower --rate than {plan.rate}")
+        raise UserError(
+            f"{recipe.name} of {encoder.name} on {task.name} diverged; give a lower --rate than {recipe.rate}"
+        )
     model.load_state_dict(best, strict=False)
-    val, test = (predict(model, job, task.splits[name]) for name in ("val", "test"))
+    val, test = (predict_cases(model, training, task.splits[name]) for name in ("val", "test"))
     chosen = {"epoch": best_epoch + 1, "val_loss": best_loss, "trained_weights": count_weights(module, trained=True)}
     return Scores(
-        val, test, chosen | plan.adaptation.details(), count_weights(model, trained=True), count_weights(model)
+        val, test, chosen | recipe.adaptation.details(), count_weights(model, trained=True), count_weights(model)
     )
 
 
-def _train(model: Classifier, job: Job, plan: Plan) -> Iterator[int]:
+def _train(model: Classifier, training: TrainingTask, recipe: TuningRecipe) -> Iterator[int]:
     """Train, and yield the number of each epoch when it is done."""
-    accelerator = make_accelerator(job.encoder.precision)
+    accelerator, device = make_accelerator(training.encoder.precision), training.encoder.device
     # Processes share out whole runs (see `suite.run_suite`), so each has its own model; nothing runs in parallel.
     forward = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
-    train, targets = job.task.splits["train"], job.targets("train")
-    steps = -(-len(train.images) // plan.batch)
-    optimizer = make_optimizer(model.encoder, model.head, plan.rate)
-    schedule = LambdaLR(optimizer, warmup_cosine(steps * plan.epochs))
+    train, targets = training.task.splits["train"], training.targets("train")
+    steps = -(-len(train.images) // recipe.batch)
+    optimizer = make_optimizer(model.encoder, model.head, recipe.rate)
+    schedule = LambdaLR(optimizer, warmup_cosine(steps * recipe.epochs))
     optimizer = accelerator.prepare_optimizer(optimizer, device_placement=False)
-    rng = np.random.default_rng(plan.seed)
-    name = f"{plan.name} {job.task.name}"
-    for epoch in tqdm(range(plan.epochs), desc=name, unit="epoch", disable=None, leave=False):
+    rng = np.random.default_rng(recipe.seed)
+    name = f"{recipe.name} {training.task.name}"
+    for epoch in tqdm(range(recipe.epochs), desc=name, unit="epoch", disable=None, leave=False):
         model.train()
         batches = np.array_split(rng.permutation(len(train.images)), steps)
-        crops = [(rows, np.random.default_rng([plan.seed, epoch, int(rows[0])])) for rows in batches]
-        loaded = prefetch(lambda item: job.pixels(train, *item), crops)
+        crops = [(rows, np.random.default_rng([recipe.seed, epoch, int(rows[0])])) for rows in batches]
+        loaded = prefetch(lambda item: training.pixels(train, *item), crops)
         for rows, pixels in zip(batches, loaded, strict=True):
-            loss = job.loss(forward(pixels.to(job.encoder.device)), targets[rows].to(job.encoder.device))
+            loss = training.loss(forward(pixels.to(device)), targets[rows].to(device))
             optimizer.zero_grad()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(optimised(optimizer), 1.0)
@@ -168,7 +170,7 @@ def random_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image[top : top + height, left : left + width]
 
 
-def predict(model: Classifier, job: Job, split: Split) -> np.ndarray:
+def predict_cases(model: Classifier, training: TrainingTask, split: Split) -> np.ndarray:
     """Probabilities (N_cases, K) of a split.
 
     Raises:
@@ -176,16 +178,16 @@ def predict(model: Classifier, job: Job, split: Split) -> np.ndarray:
     """
     model.eval()
     count = len(split.images)
-    rows = [np.arange(start, min(start + job.batch, count)) for start in range(0, count, job.batch)]
+    rows = [np.arange(start, min(start + training.batch, count)) for start in range(0, count, training.batch)]
     parts = []
     with torch.inference_mode():
-        for pixels in prefetch(lambda batch: job.pixels(split, batch), rows):
-            logits = model(pixels.to(job.encoder.device))
-            parts.append((logits.sigmoid() if job.independent else logits.softmax(1)).cpu().numpy())
+        for pixels in prefetch(lambda batch: training.pixels(split, batch), rows):
+            logits = model(pixels.to(training.encoder.device))
+            parts.append((logits.sigmoid() if training.independent else logits.softmax(1)).cpu().numpy())
     probabilities = np.concatenate(parts)
     if not np.isfinite(probabilities).all():
         raise UserError(
-            f"{job.encoder.name}: fine-tuning gave values that are not finite; give a lower --rate, or check its "
+            f"{training.encoder.name}: fine-tuning gave values that are not finite; give a lower --rate, or check its "
             "weights"
         )
     if split.case_of_image is None:
@@ -195,9 +197,9 @@ def predict(model: Classifier, job: Job, split: Split) -> np.ndarray:
     return (sums / np.bincount(split.case_of_image)[:, None]).astype(np.float32)
 
 
-def _validate(model: Classifier, job: Job) -> float:
+def _validate(model: Classifier, training: TrainingTask) -> float:
     """The mean validation loss."""
-    split = job.task.splits["val"]
+    split = training.task.splits["val"]
     assert split.labels is not None
-    truth = one_hot(split.labels, job.task.num_outputs)
-    return log_loss(predict(model, job, split), truth, job.independent)
+    truth = one_hot(split.labels, training.task.num_outputs)
+    return log_loss(predict_cases(model, training, split), truth, training.independent)

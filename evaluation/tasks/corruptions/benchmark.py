@@ -14,7 +14,7 @@ import numpy as np
 from biovfm_hf.reading.documents import read_yaml
 
 from . import blur, compression, light, noise, objects
-from .draws import Draws
+from .draws import RandomSources
 
 SIDE = 224  # image size in pixels for which the strengths are made
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -32,7 +32,7 @@ class Corruption:
 
     kind: str
     apply: Callable[..., np.ndarray]
-    draw: Callable[[Draws, np.ndarray, Any], Any] | None = None
+    draw: Callable[[RandomSources, np.ndarray, Any], Any] | None = None
 
     def __call__(self, image: np.ndarray, strength: Any, drawn: Any = None) -> np.ndarray:
         """The corrupted image, uint8 (H, W, 3)."""

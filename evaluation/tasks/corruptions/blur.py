@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .draws import Draws
+from .draws import RandomSources
 
 DISK = 8  # radius of the lens kernel in pixels
 MAGICK_SCALE = 257  # ImageMagick with 16 bits per value turns 255 into 65,535
@@ -36,7 +36,7 @@ def blur_defocus(image: np.ndarray, lens: tuple[float, float]) -> np.ndarray:
     return (np.clip(shares, 0, 1) * 255).astype(np.uint8)
 
 
-def draw_angle(draws: Draws, image: np.ndarray, motion: tuple[float, float]) -> float:
+def draw_angle(draws: RandomSources, image: np.ndarray, motion: tuple[float, float]) -> float:
     """The direction of motion in degrees."""
     return float(draws.legacy.uniform(-45, 45))
 

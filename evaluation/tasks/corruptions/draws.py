@@ -6,7 +6,7 @@ from copy import deepcopy
 import numpy as np
 
 
-class Draws:
+class RandomSources:
     """Three sources from one seed: `python` (random), `legacy` (numpy's RandomState) and `generator` (its successor).
 
     The benchmark's code uses the global sources of the first two; with the same seed and order, these give the same
@@ -18,6 +18,6 @@ class Draws:
         self.legacy = np.random.RandomState(seed)
         self.generator = np.random.default_rng(seed)
 
-    def copy(self) -> "Draws":
+    def copy(self) -> "RandomSources":
         """Sources that continue as these would, without advancing them."""
         return deepcopy(self)

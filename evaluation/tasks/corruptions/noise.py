@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from .draws import Draws
+from .draws import RandomSources
 
 
 def _to_bytes(shares: np.ndarray) -> np.ndarray:
     return (np.clip(shares, 0, 1) * 255).astype(np.uint8)
 
 
-def draw_normal(draws: Draws, image: np.ndarray, scale: float) -> np.ndarray:
+def draw_normal(draws: RandomSources, image: np.ndarray, scale: float) -> np.ndarray:
     """Normal values in the shape of an image."""
     return draws.legacy.normal(size=image.shape, scale=scale)
 
@@ -25,7 +25,7 @@ def add_speckle(image: np.ndarray, scale: float, normal: np.ndarray) -> np.ndarr
     return _to_bytes(shares + shares * normal)
 
 
-def draw_photons(draws: Draws, image: np.ndarray, photons: float) -> np.ndarray:
+def draw_photons(draws: RandomSources, image: np.ndarray, photons: float) -> np.ndarray:
     """Poisson counts with the mean value times `photons`."""
     return draws.legacy.poisson(image / 255.0 * photons)
 
@@ -35,7 +35,7 @@ def add_shot(image: np.ndarray, photons: float, counts: np.ndarray) -> np.ndarra
     return _to_bytes(counts / photons)
 
 
-def draw_flips(draws: Draws, image: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+def draw_flips(draws: RandomSources, image: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Which values flip, and which of these become white: bool arrays in the shape of an image."""
     flips = draws.generator.random(image.shape) <= share
     return flips, draws.generator.random(image.shape) <= 0.5

@@ -8,7 +8,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .draws import Draws
+from .draws import RandomSources
 
 MARGIN = 10  # pixels between ink or text and the edges
 FEWEST_BUBBLES, SMALLEST_BUBBLE, RIM = 7, 3, 2
@@ -23,7 +23,7 @@ def ink_masks(size: int) -> np.ndarray:
         return stored[f"size_{size}"]
 
 
-def draw_marks(draws: Draws, image: np.ndarray, stains: tuple[int, int]) -> list[tuple[int, int, int]]:
+def draw_marks(draws: RandomSources, image: np.ndarray, stains: tuple[int, int]) -> list[tuple[int, int, int]]:
     """Index and upper left corner of each mark: 1 to `stains[0]` marks of `stains[1]` pixels."""
     most, size = stains
     count = draws.python.randint(1, most) if most > 1 else most
@@ -41,7 +41,7 @@ def stain(image: np.ndarray, stains: tuple[int, int], marks: list[tuple[int, int
     return stained
 
 
-def draw_circles(draws: Draws, image: np.ndarray, bubbles: tuple[int, int]) -> list[tuple[int, int, int]]:
+def draw_circles(draws: RandomSources, image: np.ndarray, bubbles: tuple[int, int]) -> list[tuple[int, int, int]]:
     """Radius and centre of each bubble: radii up to `bubbles[0]`, 7 to `bubbles[1]` of them."""
     largest, most = bubbles
     height, width = image.shape[:2]
@@ -76,7 +76,7 @@ def blacken_corners(image: np.ndarray, factor: float) -> np.ndarray:
     return np.where(circle[..., None] == 255, image, 0).astype(np.uint8)
 
 
-def draw_words(draws: Draws, image: np.ndarray, text: tuple[int, int, float]) -> list[tuple]:
+def draw_words(draws: RandomSources, image: np.ndarray, text: tuple[int, int, float]) -> list[tuple]:
     """(word, lower left corner, font scale, colour) of up to `text[0]` words with 3 to `text[1]` letters each."""
     most, longest, scale = text
     height, width = image.shape[:2]

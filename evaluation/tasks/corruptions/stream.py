@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..images import Images, combined_digest, to_rgb
 from .benchmark import CORRUPTIONS, SIDE, Benchmark
-from .draws import Draws
+from .draws import RandomSources
 
 KEPT = 256  # images whose numbers are kept until the images are requested; more than batches load ahead
 FORMAT = "1"  # part of every fingerprint; increase it when corrupted images change
@@ -32,19 +32,19 @@ class Stream:
 
     def __init__(self, images: Images, benchmark: Benchmark, seed: int = 0):
         self.images, self.benchmark, self.seed = Sized(images), benchmark, seed
-        self._starts = [Draws(seed)]
+        self._starts = [RandomSources(seed)]
 
     def corrupted(self, corruption: str, severity: int) -> "CorruptedImages":
         """The images of one pass."""
         return CorruptedImages(self, self.benchmark.passes.index((corruption, severity)))
 
-    def start(self, number: int) -> Draws:
+    def start(self, number: int) -> RandomSources:
         """The random sources at the start of pass `number`; earlier passes that were not read are drawn through."""
         while len(self._starts) <= number:
             self.corrupted(*self.benchmark.passes[len(self._starts) - 1]).skip_to_end()
         return self._starts[number].copy()
 
-    def ended(self, number: int, draws: Draws) -> None:
+    def ended(self, number: int, draws: RandomSources) -> None:
         """Keep the state of the random sources after pass `number`."""
         if len(self._starts) == number + 1:
             self._starts.append(draws.copy())
@@ -56,7 +56,7 @@ class CorruptedImages:
 
     stream: Stream
     number: int
-    _draws: Draws | None = field(default=None, repr=False)
+    _draws: RandomSources | None = field(default=None, repr=False)
     _next: int = 0
     _drawn: "OrderedDict[int, Any]" = field(default_factory=OrderedDict, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)

@@ -15,7 +15,7 @@ from biovfm_hf.results.published import FOLDER as PUBLISHED
 from biovfm_hf.results.published import table1
 from biovfm_hf.results.record import Record
 from evaluation.analysis.scaling import analysis, figures, published
-from evaluation.analysis.scaling.analysis import analyse, slope_rows
+from evaluation.analysis.scaling.analysis import analyse_scaling, slope_rows
 from evaluation.analysis.scaling.tables import read_points
 from evaluation.analysis.scaling_command import main
 from evaluation.results.table import published_rows
@@ -113,7 +113,7 @@ def test_published_numbers_stand_only_beside_those_of_their_axis_and_tasks(
 ):
     """Published sizes once had the paper's x on every axis, and its mean of 12 tasks was shown with other means."""
     described = {"num_samples": {task: 100.0 + i for i, task in enumerate(sorted(tasks))}}
-    found = analyse(read_points(write(scores(sizes, tasks))), described, axis)
+    found = analyse_scaling(read_points(write(scores(sizes, tasks))), described, axis)
     beside = found.published
     assert len(beside.notes) == notes, beside.notes
     assert bool(beside.correlations) == (slopes and means)
@@ -143,7 +143,7 @@ def test_notes_name_published_numbers_that_are_left_out(write, tmp_path, undrawn
 @pytest.mark.parametrize(("tasks", "best"), [(TWELVE, 94.42), (["BreastMNIST"], 92.75), (["t", "u"], None)])
 def test_published_data_scaling_stands_beside_the_same_tasks(write, tasks, best):
     text = scores(OWN, tasks, column=",US") + scores(OWN, tasks, column=",CT").partition("\n")[2]
-    found = analyse(read_points(write(text)), {})
+    found = analyse_scaling(read_points(write(text)), {})
     assert max(found.published.subsets.get("BioVFM-D", {"": None}).values(), default=None) == best
     alt = figures._subsets(found, with_published=True)[2]
     assert ("ViT-L, published" in alt) == (best is not None)
@@ -161,7 +161,9 @@ def drawings(tmp_path_factory):
                      for k, name in enumerate(properties, 1)}  # fmt: skip
         drawn = {}
         with matplotlib.rc_context(figures.STYLE):
-            for name, figure, _ in figures._drawings(analyse(read_points(path), described), with_published=True):
+            for name, figure, _ in figures._drawings(
+                analyse_scaling(read_points(path), described), with_published=True
+            ):
                 FigureCanvasAgg(figure).draw()
                 drawn[name] = figure
         return drawn
@@ -191,7 +193,7 @@ def test_legends_cover_no_data(drawings, count):
 @pytest.mark.usefixtures("unlimited")
 def test_twelve_families_have_colours_of_their_own(write):
     """Slopes above the panels differ only in colour; after seven the colours were repeated."""
-    found = analyse(read_points(write(scores(SIZES, "t", [f"f{i:02}" for i in range(22)]))), {})
+    found = analyse_scaling(read_points(write(scores(SIZES, "t", [f"f{i:02}" for i in range(22)]))), {})
     looks = [figures._look(found, series) for series in found.slopes]
     assert len({colour for colour, _ in looks[:12]}) == len({marker for _, marker in looks[:12]}) == 12
     assert len(set(looks)) == 22
@@ -211,7 +213,7 @@ def test_published_numbers_have_the_look_of_their_family(drawings):
 @pytest.mark.usefixtures("unlimited")
 def test_nine_families_look_different_and_have_all_their_slopes(drawings, write):
     text = scores(SIZES, "tu", [f"f{i}" for i in range(9)])
-    found = analyse(read_points(write(text)), {})
+    found = analyse_scaling(read_points(write(text)), {})
     assert len({figures._look(found, series) for series in found.slopes}) == 9
     panel = drawings(text)["task_scaling"].axes[0]
     assert {words.get_text() for words in panel.texts} == {f"{a['t']:.4f}" for a in found.slopes.values()}
@@ -282,7 +284,7 @@ def test_a_single_size_is_a_reference_beside_a_series_and_an_error_alone(write, 
 @pytest.mark.usefixtures("unlimited")
 def test_a_reference_that_lacks_tasks_is_not_drawn_among_the_means(write, tmp_path):
     rows = "A,5,t,80\nA,20,t,85\nA,5,u,90\nA,20,u,91\nCLIP,86,t,60\nB,86,t,70\nB,86,u,80\n"
-    found = analyse(read_points(write(HEAD + rows)), {})
+    found = analyse_scaling(read_points(write(HEAD + rows)), {})
     axes = Figure().subplots()
     figures.draw_mean(axes, found)
     assert {"CLIP", "B"} & set(axes.get_legend_handles_labels()[1]) == {"B"}
@@ -308,7 +310,7 @@ def test_gaps_pair_sizes_that_differ_by_a_few_parameters(write, tmp_path, undraw
 def test_the_picture_of_gaps_has_every_two_families(write, monkeypatch):
     rows = "".join(f"{family},{size},t,{80 + size / 10 + number}\n"
                    for number, family in enumerate("ABC") for size in (5, 20))  # fmt: skip
-    found = analyse(read_points(write(HEAD + rows)), {})
+    found = analyse_scaling(read_points(write(HEAD + rows)), {})
     _, figure, text = figures._gaps(found)
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
     assert titles == ["A\nminus B", "A\nminus C", "B\nminus C"]

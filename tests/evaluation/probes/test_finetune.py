@@ -12,14 +12,14 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.results.record import Record
 from evaluation.commands.probe import main
 from evaluation.encoders.load import load_encoder
-from evaluation.probes.draws import Draws, draw_subjects
+from evaluation.probes.draws import SubjectDraws, draw_subjects
 from evaluation.probes.finetune import BitFit, FineTune, LoRA
 from evaluation.probes.heads.few_shot import probe_few_shot
 from evaluation.probes.linear import Linear
 from evaluation.probes.masks.scratch import build
-from evaluation.probes.probe import Problem, Run, Trial
+from evaluation.probes.probe import ProbeRun, Problem, Trial
 from evaluation.probes.segment import Segment
-from evaluation.probes.tuning.classifier import Plan, probe_finetune, random_crop
+from evaluation.probes.tuning.classifier import TuningRecipe, probe_finetune, random_crop
 from evaluation.probes.tuning.weights import find_targets
 from evaluation.results.comparisons import _few_shot
 from evaluation.statistics.significance import seed_spread
@@ -59,7 +59,7 @@ def few_shot(shots, draws=6, shift=2.0):
         labels = np.arange(count) % 3
         features[name] = (rng.normal(size=(count, 300)) + shift * np.eye(3, 300)[labels]).astype(np.float32)
         labels_of[name] = labels
-    return probe_few_shot(Problem("multi-class", 3, features, labels_of), NOBODY, Draws(shots, draws, 7))
+    return probe_few_shot(Problem("multi-class", 3, features, labels_of), NOBODY, SubjectDraws(shots, draws, 7))
 
 
 def test_few_shot_improves_with_shots_and_repeats():
@@ -121,7 +121,7 @@ def equal_encoders(number, cases, draws, resamples):
             for name, held in labels.items()
         }
         problem = Problem("binary-class", 2, features, labels)
-        kept.append(probe_few_shot(problem, NOBODY, Draws(16, draws, 0, resamples))[1])
+        kept.append(probe_few_shot(problem, NOBODY, SubjectDraws(16, draws, 0, resamples))[1])
     return tuple(kept)
 
 
@@ -146,8 +146,10 @@ def test_equal_encoders_differ_in_one_of_twenty_few_shot_studies(cases):
     assert found <= 0.09
 
 
-def plan(method, epochs=6):
-    return Plan(method, METHODS[method], epochs, {"finetune": 1e-3, "lora": 5e-3, "bitfit": 5e-3}[method], 8, 0)
+def make_recipe(method, epochs=6):
+    return TuningRecipe(
+        method, METHODS[method], epochs, {"finetune": 1e-3, "lora": 5e-3, "bitfit": 5e-3}[method], 8, 0
+    )
 
 
 @pytest.mark.parametrize("method", ["finetune", "lora", "bitfit"])
@@ -155,7 +157,7 @@ def test_fine_tuning_learns_and_leaves_the_encoder_alone(tiny_model, class_folde
     encoder = load_encoder(str(tiny_model))
     task = open_task(str(class_folder), class_folder)
     before = {name: value.clone() for name, value in encoder.module.state_dict().items()}
-    scores = probe_finetune(encoder, task, plan(method))
+    scores = probe_finetune(encoder, task, make_recipe(method))
     assert all(torch.equal(before[name], value) for name, value in encoder.module.state_dict().items())
     assert scores.test.shape == (15, 2)
     assert (scores.test.argmax(1) == task.splits["test"].labels).mean() > 0.8
@@ -180,7 +182,7 @@ def test_lora_of_a_convolutional_net_is_refused():
 
 def test_training_repeats_with_its_seed(tiny_model, class_folder):
     task = open_task(str(class_folder), class_folder)
-    first, again = (probe_finetune(load_encoder(str(tiny_model)), task, plan("bitfit", 2)) for _ in range(2))
+    first, again = (probe_finetune(load_encoder(str(tiny_model)), task, make_recipe("bitfit", 2)) for _ in range(2))
     np.testing.assert_allclose(first.test, again.test, atol=1e-6)
 
 
@@ -192,7 +194,7 @@ def test_cases_of_several_images_are_averaged(tiny_model, class_folder):
         cases = np.arange(len(split.images)) // 3
         splits[name] = Split(split.images, labels=np.arange(count) % 2, case_of_image=cases)
     grouped = type(task)(task.record, splits)
-    scores = probe_finetune(load_encoder(str(tiny_model)), grouped, plan("finetune", 1))
+    scores = probe_finetune(load_encoder(str(tiny_model)), grouped, make_recipe("finetune", 1))
     assert scores.test.shape == (5, 2) and scores.val.shape == (4, 2)
 
 
@@ -209,7 +211,7 @@ def test_mixed_precision_reaches_the_encoder_and_not_the_scores(tiny_model, clas
         encoder = load_encoder(str(tiny_model), precision="bf16")
         attention = find_targets(encoder.module, "attention")[0]
         encoder.module.get_submodule(attention).register_forward_hook(watch)
-        scores = probe_finetune(encoder, open_task(str(class_folder), class_folder), plan("finetune", 2))
+        scores = probe_finetune(encoder, open_task(str(class_folder), class_folder), make_recipe("finetune", 2))
     finally:
         AcceleratorState._reset_state(True)
     assert torch.bfloat16 in {output for _, output in seen}
@@ -219,7 +221,9 @@ def test_mixed_precision_reaches_the_encoder_and_not_the_scores(tiny_model, clas
 def test_divergence_is_reported(tiny_model, class_folder):
     task = open_task(str(class_folder), class_folder)
     with pytest.raises(UserError, match="rate"):
-        probe_finetune(load_encoder(str(tiny_model)), task, Plan("finetune", FineTune(), 2, float("inf"), 8, 0))
+        probe_finetune(
+            load_encoder(str(tiny_model)), task, TuningRecipe("finetune", FineTune(), 2, float("inf"), 8, 0)
+        )
 
 
 def test_random_crop_keeps_three_quarters_and_the_proportions(make_image):
@@ -235,11 +239,11 @@ def test_networks_from_scratch_segment_and_are_refused_elsewhere(tmp_path, make_
     stand_in = load_encoder(f"scratch:{name}")
     assert stand_in.revision == f"scratch:{name}@32"
     probe = Segment(image_size=32, epochs=12)
-    answer = probe.run(Trial(stand_in, open_task(str(folder), folder), Run(probe, resamples=20), tmp_path))
+    answer = probe.run(Trial(stand_in, open_task(str(folder), folder), ProbeRun(probe, resamples=20), tmp_path))
     assert answer.metrics["dice"]["value"] > 0.5 and answer.trained == answer.parameters > 7e6
     linear = Linear()
     with pytest.raises(UserError, match="no features"):
-        linear.run(Trial(stand_in, open_task(str(class_folder), class_folder), Run(linear), tmp_path))
+        linear.run(Trial(stand_in, open_task(str(class_folder), class_folder), ProbeRun(linear), tmp_path))
 
 
 def test_scratch_baselines_refuse_other_names_and_sizes(tmp_path, mask_folder):

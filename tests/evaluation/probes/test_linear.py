@@ -11,7 +11,7 @@ from evaluation.encoders.encoder import Encoder, to_square
 from evaluation.encoders.load import load_encoder
 from evaluation.encoders.tokens import Encoded
 from evaluation.probes.linear import Linear, StudyLinear, _inputs
-from evaluation.probes.probe import STUDY, Run, Trial
+from evaluation.probes.probe import STUDY, ProbeRun, Trial
 from evaluation.statistics.metrics import point_metrics
 from evaluation.statistics.split import checked_split
 from evaluation.tasks import Task, open_task
@@ -27,7 +27,7 @@ def trial(tmp_path_factory, tiny_model, class_folder):
 
     def make(probe, volumes=False, **settings):
         used = Task(task.record, pairs) if volumes else task
-        return Trial(encoder, used, Run(probe, resamples=20, **settings), cache)
+        return Trial(encoder, used, ProbeRun(probe, resamples=20, **settings), cache)
 
     return make
 
@@ -87,8 +87,8 @@ def colours(side=2):
 def test_a_model_without_blocks_or_class_token_has_one_input(tmp_path, trial):
     task = trial(Linear()).task
     for probe, protocol in ((StudyLinear(epochs=2), STUDY), (Linear(features="auto"), "fast")):
-        answer = probe.run(Trial(colours(), task, Run(probe, protocol, resamples=5), tmp_path))
+        answer = probe.run(Trial(colours(), task, ProbeRun(probe, protocol, resamples=5), tmp_path))
         assert answer.chosen["features"] == "mean" and answer.trained in (4, 8)
     lacking = StudyLinear(features="last4")
     with pytest.raises(UserError, match="c has no last4; it has mean"):
-        lacking.run(Trial(colours(), task, Run(lacking, STUDY, resamples=5), tmp_path))
+        lacking.run(Trial(colours(), task, ProbeRun(lacking, STUDY, resamples=5), tmp_path))

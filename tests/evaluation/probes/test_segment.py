@@ -15,7 +15,7 @@ from evaluation.probes import segment
 from evaluation.probes.masks.few_shot import study_rows
 from evaluation.probes.masks.study import RATES
 from evaluation.probes.masks.training import one_cycle
-from evaluation.probes.probe import STUDY, Run, Trial, find_probes
+from evaluation.probes.probe import STUDY, ProbeRun, Trial, find_probes
 from evaluation.probes.suite import identify, make_record
 from evaluation.probes.tuning.optimisation import shuffled
 from evaluation.results.records import merge_records
@@ -41,7 +41,7 @@ def trial(tmp_path_factory, task, encoder):
     cache = tmp_path_factory.mktemp("cache")
 
     def make(probe, **settings):
-        return Trial(encoder, task, Run(probe, resamples=20, **settings), cache)
+        return Trial(encoder, task, ProbeRun(probe, resamples=20, **settings), cache)
 
     return make
 
@@ -158,7 +158,7 @@ def with_subjects(task):
 
 def test_draws_of_masks_hold_whole_subjects(trial, task):
     probe = segment.FewShotMasks(shots=2, draws=3)
-    of_subjects = Trial(trial(probe).encoder, with_subjects(task), Run(probe, resamples=20), trial(probe).cache)
+    of_subjects = Trial(trial(probe).encoder, with_subjects(task), ProbeRun(probe, resamples=20), trial(probe).cache)
     answer = probe.run(of_subjects)
     assert answer.chosen["train_images"] == [4, 4] and len(answer.arrays["test_subjects"]) == 4
     assert answer.arrays["draw_dice"].shape == (3,) and answer.arrays["case_dice"].shape == (20,)
@@ -233,4 +233,4 @@ def test_the_study_has_no_recipe_for_networks_from_scratch(tmp_path, task):
     probe = segment.StudySegment(image_size=32)
     stand_in = load_encoder("scratch:unet-small")
     with pytest.raises(UserError, match="published none"):
-        probe.run(Trial(stand_in, task, Run(probe, STUDY, resamples=5), tmp_path))
+        probe.run(Trial(stand_in, task, ProbeRun(probe, STUDY, resamples=5), tmp_path))

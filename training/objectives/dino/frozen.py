@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
-from biovfm_hf.conversion.read import Encoder, read_encoder
+from biovfm_hf.conversion.read import ConvertedEncoder, read_encoder
 from biovfm_hf.conversion.weights import read_tensors
 from biovfm_hf.errors import UserError
 
@@ -81,7 +81,7 @@ def read_anchor(source: str, model: BioVFMModel) -> None:
     take_over(model, {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}, source, _ANCHOR)
 
 
-def _read(source: str, key: str = _KEY, heads: int | None = None) -> Encoder:
+def _read(source: str, key: str = _KEY, heads: int | None = None) -> ConvertedEncoder:
     try:
         with torch.device("cpu"):  # an outline of the objective has no device
             return read_encoder(source, heads)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.conversion.weights import read_tensors
-from biovfm_hf.flops import Architecture, Heads, step_flops
+from biovfm_hf.flops import Architecture, PrototypeHeads, step_flops
 
 from ...data.batches import Drawn, images_per_pass
 from ...schedule import StepValues
@@ -180,7 +180,7 @@ def _flops(config: DINOTrainConfig, model_config: BioVFMConfig, sizes: CropSizes
     return flops
 
 
-def heads(config: DINOTrainConfig, model_config: BioVFMConfig, side: int) -> Heads:
+def heads(config: DINOTrainConfig, model_config: BioVFMConfig, side: int) -> PrototypeHeads:
     """The heads of a run, as the FLOP count takes them, with global crops of `side` pixels.
 
     The patches that iBOT masks are counted by their mean number per image.
@@ -190,7 +190,7 @@ def heads(config: DINOTrainConfig, model_config: BioVFMConfig, side: int) -> Hea
     masked = config.augment.global_count * mask.probability * sum(mask.ratio) / 2 * patches
     cls_head = (dino.hidden, dino.layers, dino.bottleneck, dino.prototypes)
     patch_head = (dino.ibot_hidden, dino.ibot_layers, dino.ibot_bottleneck, dino.ibot_prototypes)
-    return Heads(masked, cls_head, patch_head if dino.ibot_separate_head else cls_head)
+    return PrototypeHeads(masked, cls_head, patch_head if dino.ibot_separate_head else cls_head)
 
 
 def _take_heads(objective: DINOObjective, source: str) -> None:

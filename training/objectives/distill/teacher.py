@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import biovfm_hf
 from biovfm_hf import BioVFMConfig, BioVFMModel
-from biovfm_hf.conversion.read import IMAGENET, Encoder, UnknownFamilyError, read_encoder
+from biovfm_hf.conversion.read import IMAGENET, ConvertedEncoder, UnknownFamilyError, read_encoder
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 
@@ -107,7 +107,7 @@ def load_teacher(config: DistillTrainConfig) -> Teacher:
             return _any_encoder(source, config)
 
 
-def _read(source: str) -> Encoder:
+def _read(source: str) -> ConvertedEncoder:
     try:
         return read_encoder(source)
     except UnknownFamilyError:
@@ -123,7 +123,7 @@ def assumed_teacher(config: DistillTrainConfig) -> Teacher:
     return Teacher(model, cls_and_map, 16, None, _rescale(config, **IMAGENET))
 
 
-def our_teacher(read: Encoder, config: DistillTrainConfig) -> Teacher:
+def our_teacher(read: ConvertedEncoder, config: DistillTrainConfig) -> Teacher:
     """Load a teacher of a convertible family, without stochastic depth and mask token."""
     undisturbed = {"drop_path_rate": 0.0, "use_mask_token": False}
     model = BioVFMModel(BioVFMConfig.from_dict({**read.config.to_dict(), **undisturbed}))

@@ -15,7 +15,7 @@ from scipy.stats import ttest_ind
 import biovfm_hf
 from biovfm_hf.errors import UserError
 from evaluation.analysis.composition.confirmation import welch
-from evaluation.analysis.composition.plan import read_plan
+from evaluation.analysis.composition.plan import read_mixture_plan
 from evaluation.analysis.scaling_command import main
 from evaluation.analysis.study import pretraining
 from evaluation.analysis.study.pretraining import pretrain, run_files
@@ -80,7 +80,7 @@ def fake_training(monkeypatch, tmp_path_factory, make_model):
 
 
 def test_a_plan_bounds_shares_and_holds_every_run(plan_file):
-    plan = read_plan(plan_file())
+    plan = read_mixture_plan(plan_file())
     assert plan.seen == 40 and plan.groups == ["CT", "US", "X-Ray"] and plan.others == ["PET"]
     np.testing.assert_allclose(plan.limits, [1, 0.9, 0.45])
     names = [mixture.name for mixture in plan.mixtures]
@@ -102,13 +102,13 @@ def test_only_the_images_that_pretraining_uses_are_counted(plan_file, tmp_path):
         .replace("mae_smoke", "small.yaml")
         .replace("groups: [CT, US, X-Ray]\n", "")
     )
-    plan = read_plan(plan_file(text.replace("epochs: 3", "epochs: 5")))
+    plan = read_mixture_plan(plan_file(text.replace("epochs: 3", "epochs: 5")))
     assert plan.groups == ["CT", "US"] and plan.images.tolist() == [10, 6] and plan.others == []
     np.testing.assert_allclose(plan.limits, [1, 0.75])  # five passes over them, of 40 images seen
 
 
 def test_pretraining_accepts_every_config(plan_file, data, tmp_path, fake_training):
-    plan = read_plan(plan_file())
+    plan = read_mixture_plan(plan_file())
     run = plan.runs(plan.mixtures)[2]
     assert run.overrides["data.weights"]["PET"] == 0
     pretrain([run], plan.launch, tmp_path / "out")
@@ -120,14 +120,14 @@ def test_pretraining_accepts_every_config(plan_file, data, tmp_path, fake_traini
 
 
 def test_designs_of_draws_and_lists(plan_file, tmp_path):
-    plan = read_plan(plan_file(MIXTURE.replace("lattice: 2", "draws: 9").replace("epochs: 3", "epochs: 9")))
+    plan = read_mixture_plan(plan_file(MIXTURE.replace("lattice: 2", "draws: 9").replace("epochs: 3", "epochs: 9")))
     assert sum(not mixture.held_out for mixture in plan.mixtures) in range(11, 14)
     (tmp_path / "own.csv").write_text("CT,US,X-Ray\n0.2,0.5,0.3\n0.6,0.1,0.3\n")
-    plan = read_plan(plan_file(MIXTURE.replace("lattice: 2", "list: own.csv")))
+    plan = read_mixture_plan(plan_file(MIXTURE.replace("lattice: 2", "list: own.csv")))
     np.testing.assert_allclose(plan.mixtures[2].shares, [0.2, 0.5, 0.3])
     (tmp_path / "own.csv").write_text("CT,US,X-Ray\n0.2,0.5,0.4\n")
     with pytest.raises(UserError, match="sum 1 in each row"):
-        read_plan(plan_file(MIXTURE.replace("lattice: 2", "list: own.csv")))
+        read_mixture_plan(plan_file(MIXTURE.replace("lattice: 2", "list: own.csv")))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_designs_of_draws_and_lists(plan_file, tmp_path):
 def test_mistakes_are_reported_before_anything_is_trained(plan_file, fake_training, old, new, message):
     assert old in MIXTURE
     with pytest.raises(UserError, match=message):
-        read_plan(plan_file(MIXTURE.replace(old, new)))
+        read_mixture_plan(plan_file(MIXTURE.replace(old, new)))
     assert not fake_training
 
 

@@ -15,14 +15,14 @@ from biovfm_hf.results.record import Record
 from evaluation.analysis.scaling import figures
 from evaluation.analysis.scaling_command import main
 from evaluation.analysis.study import command, pretraining
-from evaluation.analysis.study.plan import read_plan
+from evaluation.analysis.study.plan import read_study_plan
 from evaluation.analysis.study.points import points
 from evaluation.commands import probe as probe_command
 from evaluation.probes.knn import NearestNeighbours
-from evaluation.probes.probe import Run
+from evaluation.probes.probe import ProbeRun
 from tests.evaluation.analysis.study.conftest import STUDY, width_of
 
-RUN = Run(NearestNeighbours())
+RUN = ProbeRun(NearestNeighbours())
 MADE = {"method": "knn", "protocol": "fast", "seed": 0, "settings": RUN.settings, "revision": "r", "data": "d"}
 
 
@@ -59,7 +59,7 @@ def test_families_come_in_the_order_of_the_study_file(plan_file, tmp_path, fake_
     assert main(["study", str(plan_file(text)), "--out", str(tmp_path / "out")]) == 0
     results = tmp_path / "out" / "results" / "results.json"
     records = [Record.read(row, "results.json") for row in json.loads(results.read_text())]
-    plan = read_plan(tmp_path / "study.yaml")
+    plan = read_study_plan(tmp_path / "study.yaml")
     rows = points(plan.runs, sorted(records, key=lambda record: record.model), tmp_path / "out")
     assert list(dict.fromkeys(row["family"] for row in rows)) == ["Z-DINO", "MAE"]
 

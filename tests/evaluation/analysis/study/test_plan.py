@@ -4,12 +4,12 @@ import pytest
 
 from biovfm_hf.errors import UserError
 from evaluation.analysis.scaling_command import main
-from evaluation.analysis.study.plan import read_plan
+from evaluation.analysis.study.plan import read_study_plan
 from tests.evaluation.analysis.study.conftest import STUDY
 
 
 def test_a_plan_holds_every_combination_with_later_overrides_on_top(plan_file, tmp_path):
-    plan = read_plan(plan_file())
+    plan = read_study_plan(plan_file())
     assert [run.name for run in plan.runs] == ["DINO_narrow", "DINO_wide", "MAE_narrow", "MAE_wide"]
     steps = {run.name: run.overrides["steps"] for run in plan.runs}
     assert steps == {"DINO_narrow": 5, "DINO_wide": 9, "MAE_narrow": 3, "MAE_wide": 9}
@@ -23,7 +23,7 @@ def test_a_plan_holds_every_combination_with_later_overrides_on_top(plan_file, t
 def test_task_paths_are_relative_to_the_study_file_and_names_are_names(plan_file, tmp_path):
     (tmp_path / "busi").mkdir()  # a data folder beside the file is not the task of its name
     (tmp_path / "mine.csv").touch()
-    plan = read_plan(plan_file(STUDY.replace("[pneumoniamnist, busi]", '"busi, mine.csv"')))
+    plan = read_study_plan(plan_file(STUDY.replace("[pneumoniamnist, busi]", '"busi, mine.csv"')))
     assert plan.probe["tasks"] == ["busi", str(tmp_path / "mine.csv")]
 
 

@@ -10,7 +10,7 @@ from biovfm_hf import BioVFMConfig, BioVFMModel
 from evaluation.encoders.load import load_encoder
 from evaluation.probes.heads.drop_path import NoisyFeatures, _drop, drop_rate, dropping
 from evaluation.probes.linear import AuthorsLinear
-from evaluation.probes.probe import Run, Trial
+from evaluation.probes.probe import ProbeRun, Trial
 from evaluation.tasks import open_task
 
 
@@ -94,7 +94,7 @@ def test_the_switch_is_a_setting_and_the_record_states_the_rate(tmp_path, make_m
     assert noisy.identity == {**plain.identity, "authors_drop_path": True}
     for one, rate in ((encoder, 0.3), (mae, 0.0)):
         answers = [
-            probe.run(Trial(one, task, Run(probe, "biovfm", resamples=5), tmp_path / one.name))
+            probe.run(Trial(one, task, ProbeRun(probe, "biovfm", resamples=5), tmp_path / one.name))
             for probe in (plain, noisy)
         ]
         assert [answer.chosen.get("drop_path") for answer in answers] == [None, rate]

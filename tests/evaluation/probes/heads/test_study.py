@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.probes.heads.study import RATES, Choice, _train, _validation_auc, probe_study
+from evaluation.probes.heads.study import RATES, HeadSettings, _train, _validation_auc, probe_study
 from evaluation.probes.probe import Problem
 from evaluation.probes.tuning.optimisation import shuffled
 
@@ -36,7 +36,7 @@ PARTS = {"signal": np.arange(6) < 3, "noise": np.arange(6) >= 3}
 @pytest.mark.parametrize(("kind", "outputs"), [("multi-class", 3), ("binary-class", 2), (MULTI, 3)])
 def test_heads_side_by_side_are_trained_as_torch_trains_each(kind, outputs):
     problem = drawn(kind, outputs)
-    choices = [Choice("signal", 1e-2), Choice("noise", 5e-2)]
+    choices = [HeadSettings("signal", 1e-2), HeadSettings("noise", 5e-2)]
     weights = _train(problem, PARTS, choices, 3, 0)
     for number, choice in enumerate(choices):
         columns = torch.from_numpy(PARTS[choice.features])

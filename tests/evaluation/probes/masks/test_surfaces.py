@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evaluation.probes.masks.cases import whole_cases
-from evaluation.probes.masks.judging import measure
+from evaluation.probes.masks.judging import measure_cases
 from evaluation.probes.masks.problem import Segmentation
 from evaluation.probes.masks.surfaces import SurfaceRule
 from evaluation.statistics.masks import SURFACE_VALUES
@@ -44,7 +44,7 @@ def predictor(decided):
 def measured(split, decided, rule):
     """Surface values of the cases of a split, of three classes."""
     segmentation = Segmentation(predictor(decided), {}, 0)
-    return measure(split, 3, segmentation, rule)[SURFACE_VALUES]
+    return measure_cases(split, 3, segmentation, rule)[SURFACE_VALUES]
 
 
 def test_slices_become_their_volumes(volumes):

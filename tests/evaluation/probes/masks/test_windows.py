@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.probes.masks.problem import Problem
+from evaluation.probes.masks.problem import MaskProblem
 from evaluation.probes.masks.windows import OVERLAP, cut_windows, place_windows, stitched
 from evaluation.tasks import Split
 
@@ -50,7 +50,7 @@ def problem():
     images = [rng.integers(0, 255, (*shape, 3), np.uint8) for shape in ((30, 44), (16, 16), (50, 20))]
     masks = Plain([(image[..., 0] > 128).astype(np.uint8) for image in images])
     split = Split(Plain(images), masks=masks, case_of_image=np.array([0, 1, 1]))
-    return Problem("plain", 2, {"train": split, "val": split, "test": split})
+    return MaskProblem("plain", 2, {"train": split, "val": split, "test": split})
 
 
 def test_cut_images_and_masks_are_parts_of_one_place_and_keep_their_case(problem):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from evaluation.tasks.corruptions.benchmark import CORRUPTIONS, benchmarks
-from evaluation.tasks.corruptions.draws import Draws
+from evaluation.tasks.corruptions.draws import RandomSources
 from evaluation.tasks.corruptions.objects import ink_masks
 from evaluation.tasks.corruptions.stream import Stream
 
@@ -84,7 +84,7 @@ def _check_rows(rows, whole, crops):
         key = (benchmark.grey, row["corruption"], str(strength))
         if key not in made:  # sets share most strengths
             corruption, image = CORRUPTIONS[row["corruption"]], grey if benchmark.grey else whole["input_rgb"]
-            drawn = corruption.draw(Draws(0), image, strength) if corruption.draw else None
+            drawn = corruption.draw(RandomSources(0), image, strength) if corruption.draw else None
             made[key] = as_published(corruption(image, strength, drawn), benchmark.grey)
         where = f"{row['dataset']} {row['corruption']} {row['severity']}"
         if row["corruption"] in NEARLY:
