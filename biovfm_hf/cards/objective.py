@@ -17,8 +17,8 @@ class Logged:
     """What readers are told of a value that an objective logs.
 
     Attributes:
-        group: the charts that it stands among: `loss`, `watch` (whether features still tell images apart) or
-            `schedule`; "" as its name suggests.
+        group: the charts that it stands among: `loss`, `watch` (whether features still tell images apart), `schedule`
+            or `speed`; "" as its name suggests.
         note: a sentence on its meaning.
     """
 
@@ -37,7 +37,7 @@ class Objective:
         flops_per_image: floating-point operations that one image took in training, forward and backward, with heads,
             decoder and teacher.
         logged: name -> what it says of a value in metrics.jsonl.
-        settings: key in config.yaml -> title, of its own main settings.
+        settings: key in config.yaml -> title, of its main settings.
     """
 
     title: str

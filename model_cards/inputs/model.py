@@ -13,9 +13,6 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 from biovfm_hf.reading.documents import read_json
 
-# of folders without the objective's file, such as converted ones
-FAMILY_WORDS = {"dinov2": "DINOv2 (self-distillation)", "mae": "MAE (masked autoencoding)"}
-
 
 @dataclass(frozen=True)
 class ModelSummary:
@@ -34,11 +31,10 @@ class ModelSummary:
 
     @property
     def family(self) -> str:
-        """The objective's title; of folders without one, the family of the architecture, or the model type."""
+        """The objective's title; of folders that state none, such as converted ones, the family in their config."""
         if self.objective is not None:
             return self.objective.title
-        recipe = str(self.config.get("initialization") or self.config.get("model_type") or "")
-        return FAMILY_WORDS.get(recipe, recipe or "not stated")
+        return str(self.config.get("initialization") or self.config.get("model_type") or "not stated")
 
     @property
     def of_timm(self) -> dict[str, Any] | None:

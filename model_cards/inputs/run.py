@@ -12,11 +12,7 @@ from .files import read_jsonl
 
 MAX_POINTS = 65_536
 MAX_SERIES = 200
-SCHEDULES = (
-    "lr", "last_layer_lr", "weight_decay", "momentum", "teacher_temp", "local_weight", "gram_weight", "gram_refresh",
-)  # fmt: skip
 GROUPS = ("loss", "watch", "schedule", "speed")
-SPEED = ("images_per_second", "seconds", "elapsed", "mfu")
 
 
 @dataclass
@@ -131,8 +127,9 @@ def _add_values(series: dict[str, Series], step: float, record: dict[str, Any]) 
 
 
 def _group_by_name(name: str) -> str:
-    if name in SCHEDULES or name.startswith(("lr_", "lr/", "grad_norm")):
+    """The group of a value that nothing is said of."""
+    if name.startswith(("lr", "grad_norm")):  # of the parts of a model
         return "schedule"
-    if name in SPEED or name.endswith(("_per_second", "_seconds")) or name.startswith("memory"):
+    if name.endswith(("_per_second", "seconds")) or name.startswith("memory"):
         return "speed"
     return "loss" if "loss" in name else "watch"

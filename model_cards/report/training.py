@@ -11,24 +11,6 @@ from .reconstructions import reconstructions
 
 MAX_CHARTS = 24
 MAX_SETTINGS = 400
-# main settings of a run: their names in config.yaml, and for readers; an objective's own come before LAST_SETTINGS
-SETTINGS = {
-    "method": "Objective",
-    "model.size": "Size",
-    "model.init_from": "Started from",
-    "model.num_hidden_layers": "Blocks",
-    "model.hidden_size": "Width",
-    "model.patch_size": "Patch, pixels",
-    "augment.global_size": "Global crops, pixels",
-    "augment.local_count": "Local crops of an image",
-    "augment.local_size": "Local crops, pixels",
-    "augment.preset": "Augmentation",
-    "batch.size": "Images a step",
-    "steps": "Steps",
-    "optim.base_lr": "Learning rate before scaling",
-    "optim.weight_decay": "Weight decay",
-}
-LAST_SETTINGS = {"run.precision": "Precision", "seed": "Seed"}
 PLACES = ("data.path", "data.selection", "watch.task")  # folders of the machine, not for readers
 GROUPS = {
     "loss": (
@@ -38,11 +20,6 @@ GROUPS = {
     "watch": ("Collapse diagnostics", "Quantities that show whether features still distinguish images."),
     "schedule": ("Schedules and gradients", "Scheduled values at each step, and the norm of the gradient."),
     "speed": ("Speed", "How fast the run went."),
-}
-NOTES = {
-    "rankme": "Effective rank of the features (RankMe). Collapse shows as a fall towards 1.",
-    "knn": "Balanced accuracy of nearest neighbours on a small labelled task, held-out images.",
-    "grad_norm": "Norm of the gradient before clipping.",
 }
 
 
@@ -74,10 +51,10 @@ def training_section(material: Material) -> dict[str, Any] | None:
 
 
 def settings_rows(runs: list[RunSummary]) -> list[tuple[str, list[str]]]:
-    """The main settings of the runs: (name, its value in each run, "–" if a run has none)."""
+    """The main settings, as the runs state them: (title, its value in each run, "–" if a run has none)."""
     settings = [flattened(run.config) for run in runs]
-    own = [run.objective.settings for run in runs if run.objective]
-    titles = SETTINGS | {key: title for one in own for key, title in one.items()} | LAST_SETTINGS
+    stated = [run.objective.settings for run in runs if run.objective]
+    titles = {key: title for one in stated for key, title in one.items()}
     rows = [(label, [one.get(key, "–") for one in settings]) for key, label in titles.items()]
     return [(label, values) for label, values in rows if any(value != "–" for value in values)]
 
@@ -113,7 +90,7 @@ def _chart(name: str, runs: list[RunSummary]) -> dict[str, Any]:
     ]
     finals = [(run.name, run.series[name].last[1]) for run in runs if name in run.series]
     stated = (run.logged(name).note for run in runs if name in run.series)
-    note = NOTES.get(name) or next(filter(None, stated), "")
+    note = next(filter(None, stated), "")
     return {"name": name, "svg": charts.line_chart(name, lines), "finals": finals, "note": note}
 
 

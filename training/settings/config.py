@@ -17,6 +17,7 @@ from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.nearest import did_you_mean
 
 from .augment import AugmentConfig, check_augment
+from .reported import LOGGED, MAIN_SETTINGS
 from .typed import Positive, Range, Share, StepsOrShare, check_ranges
 
 
@@ -277,7 +278,8 @@ class TrainConfig:
 
     def facts(self, flops_per_image: float) -> Objective:
         """The objective's facts for cards and reports, with the floating-point operations of an image."""
-        return Objective(self.title, *self.words, flops_per_image, self.logged, self.main_settings)
+        logged, settings = LOGGED | self.logged, MAIN_SETTINGS | self.main_settings
+        return Objective(self.title, *self.words, flops_per_image, logged, settings)
 
     def check_pass(self, images: int, processes: int) -> None:
         """Refuse a number of images per pass that the objective cannot use (besides `smallest_batch`).

@@ -44,7 +44,10 @@ def augment_medical(pixels: Tensor, masks: Tensor, rng: np.random.Generator) -> 
     return torch.stack([_recolour(image, rng) for image in pixels]).clamp_(0, 1), masks
 
 
-AUGMENTATIONS: dict[str, Augment] = {"study": augment_study, "medical": augment_medical}
+def augmentation(name: str) -> Augment:
+    """The function of one of `settings.AUGMENTATIONS`."""
+    function: Augment = globals()[f"augment_{name}"]
+    return function
 
 
 def _matrices(angles: np.ndarray, scales: np.ndarray, ups: np.ndarray) -> Tensor:

@@ -8,7 +8,7 @@ from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from ..probe import Answer, Trial
 from ..tuning.optimisation import count_weights
-from .augment import AUGMENTATIONS
+from .augment import augmentation
 from .convex import fit_linear_decoder
 from .decoders import as_maps, make_decoder
 from .feeds import PixelFeed, TokenFeed
@@ -79,6 +79,6 @@ def pixel_feed(setup: Setup) -> PixelFeed:
     """The images of a set-up, preprocessed for its encoder and augmented as its probe says."""
     encoder, augment = setup.trial.encoder, setup.probe.augment
     return PixelFeed(
-        setup.problem, setup.size, encoder.mean, encoder.std, AUGMENTATIONS[augment] if augment else None,
+        setup.problem, setup.size, encoder.mean, encoder.std, augmentation(augment) if augment else None,
         setup.trial.run.device,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """The settings that all probes of masks have; it needs no torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,16 +10,18 @@ from ...statistics.kinds import SEGMENTATION
 from ...statistics.surface import CONVENTIONS
 from ..probe import Probe, epochs_setting, rate_setting, size_setting
 
-AUGMENTATIONS = ("study", "medical")
+# what each does; its function is `augment_NAME` of augment.py
+AUGMENTATIONS = {"study": "the radiology study's flips and rotations", "medical": "nnU-Net's set without mirroring"}
 
 
-def augment_setting(choices: tuple[str, ...], default: str | None) -> Any:
+def augment_setting(choices: Iterable[str], default: str | None) -> Any:
     """The field `augment` of a probe of masks."""
+    meanings = ", ".join(f"{name} ({meaning})" for name, meaning in AUGMENTATIONS.items())
     return option(
         default,
-        "segmentation: augmentation of training images and masks in every epoch: study (the radiology study's flips "
-        "and rotations), medical (nnU-Net's set without mirroring) (default: none; study under protocol radiology)",
-        choices=choices,
+        f"segmentation: augmentation of training images and masks in every epoch: {meanings} (default: none; study "
+        "under protocol radiology)",
+        choices=tuple(choices),
     )
 
 

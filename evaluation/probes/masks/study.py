@@ -21,7 +21,7 @@ from biovfm_hf.errors import UserError
 from ...statistics.masks import pooled_scores, segmentation_counts
 from ..probe import Answer, Trial
 from ..tuning.optimisation import count_weights, shuffled
-from .augment import AUGMENTATIONS
+from .augment import augmentation
 from .decoders import DECODER_BLOCKS, make_decoder
 from .feeds import Feed, PixelFeed, TokenFeed
 from .judging import judge_masks
@@ -103,7 +103,7 @@ def _feed(setup: Setup, problem: MaskProblem) -> Feed:
     encoder, augment = setup.trial.encoder, str(setup.probe.augment)
     if augment == NONE:
         return TokenFeed(problem, _joined_readers(setup, problem), (setup.size, setup.size), setup.trial.run.device)
-    return PixelFeed(problem, setup.size, encoder.mean, encoder.std, AUGMENTATIONS[augment], setup.trial.run.device)
+    return PixelFeed(problem, setup.size, encoder.mean, encoder.std, augmentation(augment), setup.trial.run.device)
 
 
 def _joined(problem: MaskProblem) -> MaskProblem:

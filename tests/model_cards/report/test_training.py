@@ -19,8 +19,10 @@ def run(run_dir) -> RunSummary:
 def test_settings_of_runs_stand_side_by_side(run):
     one = replace(run, config={"method": "dino", "batch": {"size": 64}, "dino": {"prototypes": 256}})
     other = replace(run, config={"method": "mae", "batch": {"size": 32}})
+    shared = {"method": "Objective", "batch.size": "Images a step", "steps": "Steps"}
     own = {"dino.prototypes": "Prototypes"}
-    one = replace(one, objective=Objective("DINOv2", "self-distillation", "", 1.0, settings=own))
+    one = replace(one, objective=Objective("DINOv2", "self-distillation", "", 1.0, settings=shared | own))
+    other = replace(other, objective=Objective("MAE", "masked autoencoding", "", 1.0, settings=shared))
     assert settings_rows([one, other]) == [
         ("Objective", ["dino", "mae"]),
         ("Images a step", ["64", "32"]),

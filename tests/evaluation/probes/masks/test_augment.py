@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.probes.masks.augment import (
-    AUGMENTATIONS,
     _blur,
     _coarsen,
     _gamma,
@@ -15,7 +14,9 @@ from evaluation.probes.masks.augment import (
     _move,
     augment_medical,
     augment_study,
+    augmentation,
 )
+from evaluation.probes.masks.settings import AUGMENTATIONS
 
 SIDE = 24
 
@@ -34,7 +35,7 @@ def disc_pairs(count=4, seed=0):
 @given(seed=st.integers(0, 2**31))
 def test_images_and_masks_move_together(name, seed):
     pixels, masks = disc_pairs()
-    moved, classes = AUGMENTATIONS[name](pixels, masks, np.random.default_rng(seed))
+    moved, classes = augmentation(name)(pixels, masks, np.random.default_rng(seed))
     assert moved.shape == pixels.shape and classes.shape == masks.shape and classes.dtype == torch.int64
     assert moved.min() >= 0 and moved.max() <= 1 and set(classes.unique().tolist()) <= {0, 1}
     for image, mask in zip(moved, classes, strict=True):
@@ -44,8 +45,8 @@ def test_images_and_masks_move_together(name, seed):
 
 def test_a_seed_gives_the_same_again_and_another_others():
     pixels, masks = disc_pairs()
-    for augment in AUGMENTATIONS.values():
-        one, again, other = (augment(pixels, masks, np.random.default_rng(seed))[0] for seed in (3, 3, 4))
+    for name in AUGMENTATIONS:
+        one, again, other = (augmentation(name)(pixels, masks, np.random.default_rng(seed))[0] for seed in (3, 3, 4))
         assert torch.equal(one, again) and not torch.equal(one, other)
 
 
