@@ -29,7 +29,8 @@ from .dataset.manifest import write_manifest
 from .dataset.output_folder import check_output, hold
 from .limits import CHANGED, UNREADABLE
 from .options import BuildOptions
-from .plan.plan import WORK, Plan, Unit, changed_sources, differing, load_plan, make_plan, secret_of
+from .plan.making import changed_sources, make_plan, secret_of
+from .plan.plan import WORK, Plan, Unit, differing, load_plan
 from .plan.privacy import privacy_of, shown_paths
 from .schema import KEPT
 from .screening.candidates import load_candidates

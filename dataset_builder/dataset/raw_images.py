@@ -12,7 +12,8 @@ from biovfm_hf.errors import UserError
 
 from ..catalog.load import load_catalog, load_sources
 from ..options import BuildOptions
-from ..plan.plan import Options, make_plan
+from ..plan.making import make_plan
+from ..plan.plan import Options
 from ..schema import ROWS
 from ..screening.rules import software
 from ..shards.shard import Reader

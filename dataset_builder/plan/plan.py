@@ -1,45 +1,29 @@
-"""The build plan: every input in order, cut into shards and saved once; every worker reads the same plan.
+"""The build plan: every input in order, cut into shards and saved once (`making`); every worker reads the same plan.
 
 The plan and the shards' candidates are in `OUT/.build/`, which is private to the builder: it may contain names of this
 disk's folders and is not part of the dataset.
 """
 
-import hashlib
 import json
-import os
 import re
-import secrets
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.pictures import quiet_decoders
-from biovfm_hf.writing.files import atomic_path, write_text
+from biovfm_hf.writing.files import write_text
 
-from ..catalog.overlaps import outside_benchmarks, overlap_rows
-from ..catalog.source import Source
 from ..item import Item
-from .costs import file_bytes, row_bytes
-from .items import ITEMS, REPEATED, block_table, items_of
-from .listing import list_inputs
-from .privacy import privacy_of
-from .runs import Block, Blocks, Run
-from .stamps import stamp_of
+from .items import items_of
 
 WORK = ".build"
 VERSION = 8
-SHARD_BYTES = 100 * 2**20  # estimated bytes of rows in a shard
-SHARD_ITEMS = 20_000
 
 
 @dataclass(frozen=True)
@@ -213,80 +197,16 @@ class Plan:
         return [number for number in range(len(self.shards)) if not self.stats_path(number).is_file()]
 
 
-def make_plan(
-    sources: Iterable[Source], raw: Path, out: Path, options: Options, secret: str, software: str = ""
-) -> Plan:
-    """List the inputs of `sources` below `raw`, cut them into shards, and save the plan in `out`.
-
-    `secret` is the key of the hashes of private sources, `software` the version that begins the
-    build.
-
-    Raises:
-        UserError: none of these sources is in the raw folder.
-    """
-    described: dict[str, dict[str, Any]] = {}
-    skipped: dict[str, str] = {}
-    records: dict[str, str] = {}
-    shards: list[Shard] = []
-    sources, work = list(sources), out / WORK
-    work.mkdir(parents=True, exist_ok=True)
-    if any(map(_is_withheld, sources)):
-        work.chmod(0o700)  # its files have the paths and the secret
-    quiet_decoders()
-    with (
-        atomic_path(work / "items.parquet") as path,
-        pq.ParquetWriter(path, ITEMS, compression="zstd", use_dictionary=REPEATED, write_statistics=False) as writer,
-    ):
-        for source in sources:
-            records[source.id] = digest(source)
-            before = len(shards)
-            key = secret if _is_withheld(source) else options.key
-            stamps: dict[str, str] = {}
-            of_item = partial(stamp_of, raw=raw, listed=stamps)
-            for modality, blocks in _cut(_considered(source, raw, options, stamps)):
-                table = pa.concat_tables([block_table(block, source, key, of_item) for block in blocks])
-                table = table.append_column(
-                    ITEMS.field("shard"), pa.repeat(pa.scalar(len(shards), pa.int32()), len(table))
-                )
-                writer.write_table(table.select(ITEMS.names).combine_chunks(), row_group_size=len(table))
-                number = sum(s.source == source.id and s.modality == modality for s in shards[before:])
-                name = f"data/{slug(modality)}/{source.id}-{number:05d}.parquet"
-                shards.append(Shard(source.id, modality, name, len(table), round(pc.sum(table["seconds"]).as_py(), 3)))
-            if len(shards) == before:
-                skipped[source.id] = _absence(source, raw)
-            else:
-                described[source.id] = _described(source)
-        if not shards:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
-            raise UserError(f"{raw}: holds none of the sources ({reasons}); see: biovfm sources status --raw {raw}")
-    plan = Plan(out, options, tuple(shards), described, skipped, records, str(raw.resolve()), secret, software)
-    content = {**asdict(plan), "version": VERSION}
-    del content["out"]
-    write_text(work / "plan.json", json.dumps(content, indent=1))
-    return plan
-
-
-def secret_of(out: Path) -> str:
-    """The random key that the builder keeps in its own folder; jobs that plan at the same time get the same one."""
-    path = out / WORK / "secret"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent)  # only its owner can read it
-    own = Path(name)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(32))
-    try:
-        path.hardlink_to(own)
-    except FileExistsError:  # another job was first
-        pass
-    except OSError:  # the file system has no hard links
-        own.replace(path)
-    own.unlink(missing_ok=True)
-    return path.read_text(encoding="ascii")
-
-
 @lru_cache(maxsize=2)
 def _row_group(path: Path, _changed: int, number: int) -> pa.Table:
     return pq.ParquetFile(path).read_row_group(number)
+
+
+def save_plan(plan: Plan) -> None:
+    """Write the plan to its folder."""
+    content = {**asdict(plan), "version": VERSION}
+    del content["out"]
+    write_text(plan.work / "plan.json", json.dumps(content, indent=1))
 
 
 def load_plan(out: Path) -> Plan:
@@ -337,76 +257,6 @@ def differing(planned: Options, now: Options) -> list[str]:
     ]
 
 
-def changed_sources(plan: Plan, sources: Iterable[Source]) -> list[str]:
-    """Ids of sources that are new, gone, or whose record has changed since the plan was made."""
-    records = {source.id: digest(source) for source in sources}
-    return sorted(id for id in records.keys() | plan.records.keys() if records.get(id) != plan.records.get(id))
-
-
-def digest(source: Source) -> str:
-    """A short hash of a record's content, independent of its path."""
-    record = json.dumps({**asdict(source), "record": ""}, sort_keys=True)
-    return hashlib.sha256(record.encode()).hexdigest()[:16]
-
-
 def slug(modality: str | None) -> str:
     """The name of a modality's config and folder: lower case, with hyphens; `mixed` if the source states none."""
     return (modality or "mixed").lower().replace(" ", "-")
-
-
-def _considered(source: Source, raw: Path, options: Options, stamps: dict[str, str]) -> Iterator[Run | Item]:
-    """All inputs of a source, with the exclusions of the leakage guard and of the subset added to the record's own."""
-    leaks = outside_benchmarks(source, options.leakage)
-    by_path = any(overlap.part for overlap in source.overlaps)  # then files of a run may differ
-
-    def guarded(item: Item, path: str) -> Item:
-        reason = item.excluded or leaks(path)
-        if reason is None and options.subset == "us" and item.modality != "Ultrasound":
-            reason = "not in the subset us"
-        return item if reason == item.excluded else item._replace(excluded=reason)
-
-    for one in list_inputs(source, raw, stamps):
-        if isinstance(one, Run) and not by_path:
-            yield one._replace(template=guarded(one.template, ""))
-        elif isinstance(one, Run):
-            for number, item in enumerate(one.items()):
-                yield one.part(number, number + 1)._replace(template=guarded(one.template, item.path))
-        else:
-            yield guarded(one, f"{one.path}!{one.member}" if one.member else one.path)
-
-
-def _cut(inputs: Iterator[Run | Item]) -> Iterator[tuple[str | None, list[Block]]]:
-    """Runs of one modality, up to the size of a shard. Excluded inputs stay with the run before them."""
-    groups: dict[str | None, Blocks] = {}
-    last: str | None = None
-    for one in inputs:
-        template = one.template if isinstance(one, Run) else one
-        last = template.modality if template.excluded is None or not groups else last
-        sizes = file_bytes(template, one.sizes) if isinstance(one, Run) else [row_bytes(one)]
-        while sizes:
-            group = groups.setdefault(last, Blocks())
-            room = group.room(sizes, SHARD_BYTES, SHARD_ITEMS)
-            group.add(one.part(0, room) if isinstance(one, Run) and room < len(sizes) else one, sizes[:room])
-            if group.bytes >= SHARD_BYTES or group.count >= SHARD_ITEMS:
-                yield last, groups.pop(last).blocks
-            one, sizes = one.part(room, len(sizes)) if isinstance(one, Run) else one, sizes[room:]
-    for modality, group in groups.items():
-        yield modality, group.blocks
-
-
-def _described(source: Source) -> dict[str, Any]:
-    names = ("published", "paths", "folder", "name", "modalities", "anatomies", "in_paper", "images_in_paper",
-             "homepage", "access", "licence", "terms", "citation")  # fmt: skip
-    described = {name: getattr(source, name) for name in names}
-    return {**described, "overlaps": overlap_rows(source)}
-
-
-def _is_withheld(source: Source) -> bool:
-    return privacy_of(source.id, _described(source), "") is not None
-
-
-def _absence(source: Source, raw: Path) -> str:
-    folder = source.folder or source.id
-    if not (raw / folder).is_dir():
-        return f"not in the raw folder (looked for {folder}/)"
-    return f"{folder}/ holds no image"

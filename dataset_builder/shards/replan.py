@@ -10,7 +10,8 @@ from biovfm_hf.writing.files import atomic_path, linked, write_text
 from ..catalog.source import Source
 from ..item import Item
 from ..limits import CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE
-from ..plan.plan import Plan, load_plan, make_plan
+from ..plan.making import make_plan
+from ..plan.plan import Plan, load_plan
 
 FAILURES = {CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE}
 

@@ -16,7 +16,7 @@ from dataset_builder.plan import ahead, folders
 from dataset_builder.plan.costs import seconds as seconds_of
 from dataset_builder.plan.items import hashed_subject
 from dataset_builder.plan.listing import list_items
-from dataset_builder.plan.plan import make_plan
+from dataset_builder.plan.making import make_plan
 from dataset_builder.plan.stamps import stamp_of
 
 SHAPING = BuildOptions(Path("out"), Path("raw")).shaping
@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_listed_ahead_is_reported_in_its_place(tmp_path,
 
 
 def test_a_run_ends_where_a_shard_is_full_and_has_its_items_facts(tmp_path, files, monkeypatch):
-    monkeypatch.setattr("dataset_builder.plan.plan.SHARD_ITEMS", 250)
+    monkeypatch.setattr("dataset_builder.plan.making.SHARD_ITEMS", 250)
     private = replace(files, access="private", subject=r"/0?(\d+)\.png")
     plan = make_plan([private], tmp_path / "raw", tmp_path / "out", SHAPING, "salt")
     assert [shard.items for shard in plan.shards] == [250, 250, 140]

@@ -20,7 +20,8 @@ from dataset_builder.build import build
 from dataset_builder.catalog.records import load_source
 from dataset_builder.dataset.finish import finish_shard
 from dataset_builder.options import BuildOptions
-from dataset_builder.plan.plan import Unit, make_plan
+from dataset_builder.plan.making import make_plan
+from dataset_builder.plan.plan import Unit
 from dataset_builder.progress import ProgressFile, read_progress
 from dataset_builder.screening.look_alikes import look_alikes
 from dataset_builder.shards import executors, workers
@@ -82,9 +83,9 @@ def stopped_before_its_work(out, raw, unit):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import dataset_builder.plan.plan as plan
+import dataset_builder.plan.making as making
 from dataset_builder.build import main
-plan.SHARD_ITEMS = 3
+making.SHARD_ITEMS = 3
 honest = Path.replace
 
 def build(fatal, words):
@@ -111,8 +112,8 @@ for fatal in map(int, sys.argv[1].split(",")):
 RUN = """
 if __name__ == "__main__":
     import sys
-    import dataset_builder.plan.plan as plan
-    plan.SHARD_ITEMS = 1
+    import dataset_builder.plan.making as making
+    making.SHARD_ITEMS = 1
     from dataset_builder.build import main
     sys.exit(main(sys.argv[1:]))
 """
@@ -137,7 +138,7 @@ def works(tmp_path, monkeypatch):
 
 @pytest.fixture
 def plan(small_raw, tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset_builder.plan.plan.SHARD_ITEMS", 4)
+    monkeypatch.setattr("dataset_builder.plan.making.SHARD_ITEMS", 4)
     raw, sources = small_raw
     return make_plan(map(load_source, sources.split(",")), raw, tmp_path / "out", SHAPING, "salt")
 
@@ -405,7 +406,7 @@ def killed_and_continued(small_raw, tmp_path: Path, fatal: list[int]) -> None:
 
 
 def test_a_killed_build_continues_to_the_same_bytes(small_raw, tmp_path, monkeypatch):
-    monkeypatch.setattr("dataset_builder.plan.plan.SHARD_ITEMS", 3)
+    monkeypatch.setattr("dataset_builder.plan.making.SHARD_ITEMS", 3)
     killed_and_continued(small_raw, tmp_path, [1, 6, 9])
 
 
@@ -413,7 +414,7 @@ def test_a_killed_build_continues_to_the_same_bytes(small_raw, tmp_path, monkeyp
 @pytest.mark.timeout(1200)
 def test_twenty_random_kills(small_raw, tmp_path, monkeypatch):
     """At renames, where states change, and with that at every stage of a build."""
-    monkeypatch.setattr("dataset_builder.plan.plan.SHARD_ITEMS", 3)
+    monkeypatch.setattr("dataset_builder.plan.making.SHARD_ITEMS", 3)
     numbers = random.Random(0)
     killed_and_continued(small_raw, tmp_path, [numbers.randint(1, 14) for _ in range(20)])
 

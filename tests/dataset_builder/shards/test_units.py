@@ -18,7 +18,8 @@ from dataset_builder.catalog.records import load_source
 from dataset_builder.item import Item, Part
 from dataset_builder.options import BuildOptions
 from dataset_builder.plan.costs import follows, row_bytes, seconds, streamed
-from dataset_builder.plan.plan import Unit, make_plan
+from dataset_builder.plan.making import make_plan
+from dataset_builder.plan.plan import Unit
 from dataset_builder.shards.executors import ENGINES, in_process
 from dataset_builder.shards.shard import build_unit, join_shard
 from dataset_builder.shards.units import cut
