@@ -13,7 +13,7 @@ from biovfm_hf.writing.files import write_text
 
 from ..results.trust.bands import bands
 from ..results.trust.report import conformal_rows, group_lines, group_rows, selective_rows, trust_lines
-from ..statistics import bootstrap, detection, metrics
+from ..statistics import bootstrap, detection, undefined
 from ..statistics.bootstrap import PROTOCOLS
 from ..statistics.kinds import BINARY, DETECTION, MULTILABEL, TASKS
 from ..statistics.split import ScoredSplit, checked_split
@@ -136,7 +136,7 @@ def _score(options: ScoreOptions, arrays: dict[str, Any]) -> dict[str, Any]:
     split = checked_split(options.task, arrays["test_labels"], arrays["test_scores"])
     strata = _strata(split) if options.stratify else None
     split = replace(split, subjects=arrays.get("test_subjects"), strata=strata)
-    thresholds, notes, val = np.array([0.5]), metrics.notes(split), None
+    thresholds, notes, val = np.array([0.5]), undefined.notes(split), None
     if "val_scores" in arrays:
         val = checked_split(options.task, arrays["val_labels"], arrays["val_scores"], "val")
         if val.scores.shape[1] != split.scores.shape[1]:

@@ -13,8 +13,8 @@ from biovfm_hf.results.significance import mean_ranks, p_text
 
 from ..results.records import read_scores, stored_split
 from ..results.table import blocks, positives, unlike
+from ..statistics.counts import predict
 from ..statistics.kinds import BINARY, MULTILABEL, SEGMENTATION
-from ..statistics.metrics import predict
 from ..statistics.significance import rank_models
 from ..statistics.split import checked_split
 from .figure import COLOURS, MAX_CLASSES_SHOWN, discard, figure_path, new_figure, save_figure

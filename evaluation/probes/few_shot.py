@@ -7,8 +7,8 @@ from tqdm import tqdm
 
 from biovfm_hf.options import option
 
-from ..statistics.metrics import notes as split_notes
 from ..statistics.split import checked_split
+from ..statistics.undefined import notes as split_notes
 from .draws import NOTE, SubjectDraws
 from .judging import absence_notes, feature_warnings, subject_numbers
 from .probe import Answer, Probe, Trial, features_setting, register

@@ -13,8 +13,8 @@ from ..statistics.bootstrap import (
     threshold_notes,
 )
 from ..statistics.detection import group_boxes, judge_boxes
-from ..statistics.metrics import notes as split_notes
 from ..statistics.split import checked_split
+from ..statistics.undefined import notes as split_notes
 from ..tasks import Task
 from ..tasks.boxes import truth_rows
 from .probe import Answer, Problem, Scores, Trial

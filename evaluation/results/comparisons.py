@@ -20,7 +20,7 @@ from biovfm_hf.writing.files import write_text
 from ..statistics.bootstrap import Resampler
 from ..statistics.kinds import DETECTION, SEGMENTATION
 from ..statistics.masks import known_metrics, paired_difference
-from ..statistics.metrics import find_metric, is_lower_better, lone_classes, titles
+from ..statistics.metrics import find_metric, is_lower_better, titles
 from ..statistics.significance import (
     SeedSpread,
     delong,
@@ -30,6 +30,7 @@ from ..statistics.significance import (
     spread_of_mean,
 )
 from ..statistics.split import ScoredSplit
+from ..statistics.undefined import lone_classes
 from .records import clean, grouped, locked, read_scores, stored_split
 from .seeds import box_draws, case_draws, spreads
 

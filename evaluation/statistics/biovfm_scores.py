@@ -48,14 +48,14 @@ class BioVFMScores(evaluate.Metric):
         Raises:
             UserError: shapes or values do not fit the task.
         """
-        names = ("kinds", "split", "metrics", "bootstrap")
-        kinds, scored_split, metrics, bootstrap = (load_room_module(f"evaluation.statistics.{name}") for name in names)
+        names = ("kinds", "split", "undefined", "bootstrap")
+        kinds, splits, undefined, bootstrap = (load_room_module(f"evaluation.statistics.{name}") for name in names)
         task = self.config_name if self.config_name in kinds.TASKS else kinds.MULTICLASS
         labels, scores = np.asarray(references), np.asarray(predictions, np.float64)
-        split = scored_split.checked_split(task, labels, scores)
+        split = splits.checked_split(task, labels, scores)
         split = split.decided_at(np.full(split.scores.shape[1], 0.5) if thresholds is None else thresholds)
         if not resamples:
-            return metrics.point_metrics(split, extra=True)
+            return undefined.point_metrics(split, extra=True)
         intervals = bootstrap.intervals(split, bootstrap.Resampling("fast", resamples, seed), extra=True)
         ends = {f"{name}_{end}": entry[end] for name, entry in intervals.items() for end in ("low", "high")}
         return {name: entry["value"] for name, entry in intervals.items()} | ends

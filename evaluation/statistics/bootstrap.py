@@ -22,9 +22,11 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
+from .counts import binary_metrics
 from .kinds import BINARY, MULTILABEL
-from .metrics import Scorer, binary_metrics, lone_classes, reasons
+from .metrics import Scorer
 from .split import ScoredSplit
+from .undefined import lone_classes, reasons
 
 PROTOCOLS = ("biovfm", "fast")
 MAX_CANDIDATES = 1000

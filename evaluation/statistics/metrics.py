@@ -14,13 +14,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from biovfm_hf.errors import UserError
-
-from .kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL
+from .counts import (
+    binary_metrics,
+    calibration_terms,
+    cell_indicators,
+    multiclass_metrics,
+    predict,
+    rates_of,
+    sparse_cells,
+)
+from .kinds import BINARY, MULTILABEL
 from .ranking import RankedLabel, average_precision, roc_auc
 from .split import ScoredSplit
-
-ECE_BINS = 15
 
 
 class Needs(Flag):
@@ -185,19 +190,6 @@ def table_metrics(averaged: bool = False) -> list[str]:
     return [entry.name for entry in _registered() if entry.column and (entry.averaged or not averaged)]
 
 
-def predict(split: ScoredSplit) -> np.ndarray:
-    """Decisions: argmax (n,) for multi-class tasks, otherwise `score > threshold` per label, (n, L) of 0/1.
-
-    Raises:
-        UserError: the split needs thresholds and has none.
-    """
-    if split.task not in (BINARY, MULTILABEL):
-        return split.scores.argmax(axis=1)
-    if split.thresholds is None:
-        raise UserError("this split has no decision thresholds; choose them on validation")
-    return (split.scores > split.thresholds).astype(np.int64)
-
-
 class Scorer:
     """All metrics of one split under its thresholds, ready to be evaluated for many weightings of its samples.
 
@@ -213,14 +205,14 @@ class Scorer:
         decisions = predict(split)
         columns = split.columns
         if split.task in (BINARY, MULTILABEL):
-            self.cells = _cell_indicators(columns, decisions)
+            self.cells = cell_indicators(columns, decisions)
             self.classes = 0
         else:
             self.classes = split.scores.shape[1]
-            self.cells = _sparse_cells(split.labels, decisions, self.classes)
+            self.cells = sparse_cells(split.labels, decisions, self.classes)
         self.ranked = [RankedLabel(columns[:, k], split.scores[:, k]) for k in range(columns.shape[1])]
         calibrated = any(Needs.PROBABILITIES in METRICS[name].needs for name in self.names)
-        self.calibration = _linear_terms(split) if calibrated else None
+        self.calibration = calibration_terms(split) if calibrated else None
 
     def __call__(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Evaluate the metrics for weights (n, B), whole numbers in float32. Returns {name: (B,) float64}.
@@ -276,7 +268,7 @@ class Weighted:
     @cached_property
     def rates(self) -> dict[str, np.ndarray]:
         """Sensitivity and specificity."""
-        return _rates(self.counts, multiclass=bool(self.scorer.classes))
+        return rates_of(self.counts, multiclass=bool(self.scorer.classes))
 
     def mean_over_labels(self, rank_metric: Callable[[RankedLabel, np.ndarray], np.ndarray]) -> np.ndarray:
         """The unweighted mean (B,) of a rank metric over labels, or over classes as one-vs-rest."""
@@ -292,216 +284,6 @@ class Weighted:
         total = self.weights.sum(axis=0, dtype=np.float64)
         ece = [np.abs(np.asarray(gap @ self.weights, dtype=np.float64)).sum(axis=0) / total for gap in gaps]
         return {"brier": (squared @ self.weights) / total, "ece": np.mean(ece, axis=0)}
-
-
-def _cell_indicators(truth: np.ndarray, decisions: np.ndarray) -> np.ndarray:
-    """(n, L * 3) float32 indicators of true positive, false positive, false negative."""
-    cells = np.stack([truth & decisions, (1 - truth) & decisions, truth & (1 - decisions)], axis=2)
-    return cells.reshape(len(truth), -1).astype(np.float32)
-
-
-def _sparse_cells(truth: np.ndarray, decisions: np.ndarray, classes: int):
-    """(C * C, n) sparse indicator of each sample's confusion cell."""
-    from scipy.sparse import csr_matrix
-
-    rows = truth * classes + decisions
-    return csr_matrix((np.ones(len(truth), np.float32), (rows, np.arange(len(truth)))), shape=(classes**2, len(truth)))
-
-
-def _ratio(top: np.ndarray, bottom: np.ndarray, empty: float = 0.0) -> np.ndarray:
-    return np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, empty), where=bottom != 0)
-
-
-def binary_metrics(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics of thresholded labels from counts (..., L, 4) of tp, fp, fn, tn; each (...,).
-
-    Balanced accuracy averages the recalls of the classes that occur (Brodersen et al. 2010). MCC is 0 if its
-    denominator is 0 (Matthews 1975), as in scikit-learn.
-    """
-    tp, fp, fn, tn = np.moveaxis(counts, -1, 0)
-    total = tp + fp + fn + tn
-    both = np.stack([_ratio(tp, tp + fn, np.nan), _ratio(tn, tn + fp, np.nan)])
-    seen = ~np.isnan(both)
-    balanced = np.where(seen, both, 0).sum(axis=0) / seen.sum(axis=0)
-    mcc = _mcc(tp + tn, total, [tp + fn, tn + fp], [tp + fp, tn + fn])
-    return {
-        "accuracy": ((tp + tn) / total).mean(axis=-1),
-        "balanced_accuracy": balanced.mean(axis=-1),
-        "mcc": mcc.mean(axis=-1),
-        "f1_macro": _ratio(2 * tp, 2 * tp + fp + fn).mean(axis=-1),
-        "f1_micro": _ratio(2 * tp.sum(-1), (2 * tp + fp + fn).sum(-1)),
-        "recall_macro": _ratio(tp, tp + fn).mean(axis=-1),
-        "recall_micro": _ratio(tp.sum(-1), (tp + fn).sum(-1)),
-    }
-
-
-def multiclass_metrics(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics of argmax decisions from confusion matrices (..., C, C), rows the truth; each (...,).
-
-    As in scikit-learn, macro recall and F1 average over the classes that occur in truth or decisions, balanced
-    accuracy over those in the truth, and MCC is Gorodkin's R_K (2004).
-    """
-    truth, decided = confusion.sum(-1), confusion.sum(-2)
-    correct = np.diagonal(confusion, axis1=-2, axis2=-1)
-    total = truth.sum(-1)
-    accuracy = correct.sum(-1) / total
-    recall = _ratio(correct, truth)
-    present = (truth + decided) > 0
-    return {
-        "accuracy": accuracy,
-        "balanced_accuracy": (recall * (truth > 0)).sum(-1) / (truth > 0).sum(-1),
-        "mcc": _mcc(correct.sum(-1), total, list(np.moveaxis(truth, -1, 0)), list(np.moveaxis(decided, -1, 0))),
-        "f1_macro": _ratio(2 * correct, truth + decided).sum(-1) / present.sum(-1),
-        "f1_micro": accuracy,
-        "recall_macro": recall.sum(-1) / present.sum(-1),
-        "recall_micro": accuracy,
-    }
-
-
-def _mcc(correct: np.ndarray, total: np.ndarray, truth: list[np.ndarray], decided: list[np.ndarray]) -> np.ndarray:
-    """Matthews correlation from marginal counts; integers until the last division, so that ties stay ties."""
-    dot = sum(t * p for t, p in zip(truth, decided, strict=True))
-    spread = (total**2 - sum(p * p for p in decided)) * (total**2 - sum(t * t for t in truth))
-    return _ratio(correct * total - dot, np.sqrt(spread))
-
-
-def _rates(counts: np.ndarray, multiclass: bool) -> dict[str, np.ndarray]:
-    """Sensitivity and specificity: means over labels, or over classes as one-vs-rest."""
-    if multiclass:
-        tp = np.diagonal(counts, axis1=-2, axis2=-1)
-        fn, fp = counts.sum(-1) - tp, counts.sum(-2) - tp
-        tn = counts.sum((-2, -1))[..., None] - tp - fn - fp
-    else:
-        tp, fp, fn, tn = np.moveaxis(counts, -1, 0)
-    return {
-        "sensitivity": _ratio(tp, tp + fn, np.nan).mean(axis=-1),
-        "specificity": _ratio(tn, tn + fp, np.nan).mean(axis=-1),
-    }
-
-
-def _linear_terms(split: ScoredSplit):
-    """Brier's squared error per sample, and per label the sparse matrix whose |product| with weights sums to ECE."""
-    if split.scores.min() < 0 or split.scores.max() > 1:
-        return None
-    errors = (split.scores - split.columns) ** 2
-    if split.task in (BINARY, MULTILABEL):
-        pairs = [(split.scores[:, k], split.labels[:, k]) for k in range(split.scores.shape[1])]
-        squared = errors.mean(axis=1)
-    else:
-        top = split.scores.argmax(axis=1)
-        pairs = [(split.scores.max(axis=1), (top == split.labels).astype(np.int64))]
-        squared = errors.sum(axis=1)
-    return squared, [_calibration_gaps(confidence, correct) for confidence, correct in pairs]
-
-
-def _calibration_gaps(confidence: np.ndarray, correct: np.ndarray):
-    from scipy.sparse import csr_matrix
-
-    n = len(confidence)
-    _, group, sizes = np.unique(confidence, return_inverse=True, return_counts=True)
-    first = np.cumsum(sizes) - sizes
-    # Equal scores share the bin of their middle rank: bins cut by row number would depend on the file's order.
-    rows = ((2 * first + sizes - 1) * ECE_BINS // (2 * n))[group.reshape(-1)]
-    return csr_matrix((correct - confidence, (rows, np.arange(n))), shape=(ECE_BINS, n))
-
-
-def point_metrics(split: ScoredSplit, extra: bool = False) -> dict[str, float | None]:
-    """Metrics of one split: {name: value}, None if the split leaves the metric undefined (see `reasons`).
-
-    Args:
-        split: split with its thresholds.
-        extra: also compute sensitivity, specificity, average precision (macro), Brier score and ECE. ECE uses 15
-            equal-mass bins, and equal scores share a bin; it is that of the top class for multi-class tasks and the
-            mean over labels otherwise.
-    """
-    values = Scorer(split, extra)(np.ones((split.size, 1), np.float32))
-    undefined = reasons(split)
-    return {k: None if k in undefined or np.isnan(v[0]) else float(v[0]) for k, v in values.items()}
-
-
-def reasons(split: ScoredSplit) -> Mapping[str, str]:
-    """Why metrics are undefined on a split: {name: reason}, for the undefined ones.
-
-    AUC needs positive and negative samples of every label or class, and so do balanced accuracy and MCC of binary and
-    multi-label tasks; recall, F1 and average precision need positives; Brier score and ECE need probabilities.
-    """
-    columns = split.columns
-    empty = np.flatnonzero(columns.sum(axis=0) == 0)
-    full = np.flatnonzero(columns.sum(axis=0) == split.size)
-    lacking = _lacking(split, empty, full)
-    if split.scores.min() < 0 or split.scores.max() > 1:
-        lacking[Needs.PROBABILITIES] = "scores are not probabilities: they leave 0..1"
-    return _undefined(lacking)
-
-
-def _undefined(lacking: dict[Needs, str]) -> dict[str, str]:
-    """{metric: reason} for the metrics that need what is lacking; with several reasons, the last one."""
-    return {name: why for need, why in lacking.items() for name, metric in METRICS.items() if need in metric.needs}
-
-
-def _lacking(split: ScoredSplit, empty: np.ndarray, full: np.ndarray) -> dict[Needs, str]:
-    """What a split lacks, and why. The columns `empty` have no positive, the columns `full` no negative."""
-    lacking: dict[Needs, str] = {}
-    if split.task not in (BINARY, MULTILABEL):
-        if len(empty):
-            lacking[Needs.EVERY_CLASS] = _name_columns(empty, "no sample", "class", "classes")
-        if len(full):
-            lacking[Needs.TWO_CLASSES] = f"every sample is of class {full[0]}"
-        return lacking
-    binary = split.task == BINARY
-    if len(full):
-        lacking[Needs.NEGATIVES] = "every sample is of class 1" if binary else _name_columns(full, "no negative")
-    if len(empty):
-        why = "every sample is of class 0" if binary else _name_columns(empty, "no positive")
-        lacking[Needs.POSITIVES] = why
-        if len(empty) == split.labels.shape[1]:
-            lacking[Needs.ANY_POSITIVE] = why
-    return lacking
-
-
-def lone_classes(split: ScoredSplit, units: np.ndarray) -> dict[str, str]:
-    """Metrics of a split that have no interval because a class has a single unit: {name: reason}.
-
-    A resample either repeats that unit or lacks it, which says nothing about other units of its class. Intervals would
-    be too narrow by an unknown amount, down to no width at all.
-
-    Args:
-        split: checked labels and scores.
-        units: (n,) the case or subject of each sample.
-    """
-    columns = split.columns.T.astype(bool)
-    few = np.flatnonzero([len(np.unique(units[column])) == 1 for column in columns])
-    most = np.flatnonzero([len(np.unique(units[~column])) == 1 for column in columns])
-    lacking = _lacking(split, few, most)
-    if split.task not in (BINARY, MULTILABEL) and len(few):
-        lacking[Needs.EQUAL_CLASSES] = ""
-    if split.task == BINARY:
-        why = f"of class {1 if len(few) else 0}"
-    elif split.task == MULTILABEL:
-        why = _name_columns(np.union1d(few, most), "positive, or negative,")
-    else:
-        why = f"of {_listed(few, 'class', 'classes')}"
-    return dict.fromkeys(_undefined(lacking), f"one case or subject alone is {why}")
-
-
-def _name_columns(which: np.ndarray, lack: str, one: str = "label", many: str = "labels") -> str:
-    return f"{lack} of {_listed(which, one, many)}"
-
-
-def _listed(which: np.ndarray, one: str, many: str) -> str:
-    listed = ", ".join(map(str, which[:8])) + (", ..." if len(which) > 8 else "")
-    return f"{one if len(which) == 1 else many} {listed}"
-
-
-def notes(split: ScoredSplit, name: str = "test") -> list[str]:
-    """Notes on a split for readers of its numbers: missing classes and undefined metrics."""
-    empty = np.flatnonzero(split.columns.sum(axis=0) == 0)
-    notes = []
-    if split.task in (MULTICLASS, ORDINAL) and len(empty):
-        notes.append(f"{name}: {_name_columns(empty, 'no sample', 'class', 'classes')}; "
-                    "balanced accuracy runs over the classes that occur, macro F1 and recall also over those that are "
-                    "decided for")  # fmt: skip
-    return notes
 
 
 def _decided(name: str) -> Callable[[Weighted], np.ndarray]:

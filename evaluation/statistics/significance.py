@@ -9,8 +9,9 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.results.significance import mean_ranks, task_ranks
 
 from .bootstrap import Resampler, Resampling, bounds, resampled_means, resampled_metrics
-from .metrics import Scorer, reasons
+from .metrics import Scorer
 from .split import ScoredSplit
+from .undefined import reasons
 
 
 def paired_bootstrap(

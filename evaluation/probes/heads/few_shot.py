@@ -8,8 +8,9 @@ import numpy as np
 from biovfm_hf.errors import UserError
 
 from ...statistics.bootstrap import Resampler, choose_thresholds, resampled_metrics
-from ...statistics.metrics import Scorer, reasons
+from ...statistics.metrics import Scorer
 from ...statistics.split import checked_split
+from ...statistics.undefined import reasons
 from ..draws import SubjectDraws, draw_subjects, overlap, spread
 from ..probe import Problem, Scores
 from .logistic import probe_fast

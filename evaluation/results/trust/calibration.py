@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...statistics.metrics import ECE_BINS
+from ...statistics.counts import ECE_BINS
 from .groups import FEWEST, Z_95, check_groups
 
 STEPS = 50

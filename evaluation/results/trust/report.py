@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from ...statistics.counts import predict
 from ...statistics.kinds import BINARY, MULTILABEL
-from ...statistics.metrics import predict
 from ...statistics.split import ScoredSplit
 from .calibration import group_calibration
 from .conformal import METHODS, Calibration, coverage_range, measure_sets

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.commands.score import main
-from evaluation.statistics import bootstrap, metrics
+from evaluation.statistics import bootstrap, metrics, undefined
 from evaluation.statistics.split import checked_split
 
 
@@ -37,7 +37,7 @@ def test_reference_thresholds_and_point_values(cases):
         np.testing.assert_allclose(thresholds, expected["thresholds"], rtol=0, atol=1e-9, err_msg=path.name)
         for split in ("test", "val"):
             point = expected.get(f"{split}_point", {})
-            found = metrics.point_metrics(
+            found = undefined.point_metrics(
                 checked_split(expected["task"], held[f"{split}_labels"], held[f"{split}_scores"]).decided_at(
                     thresholds
                 )

@@ -12,8 +12,8 @@ from evaluation.encoders.load import load_encoder
 from evaluation.encoders.tokens import Encoded
 from evaluation.probes.linear import Linear, StudyLinear, _inputs
 from evaluation.probes.probe import STUDY, ProbeRun, Trial
-from evaluation.statistics.metrics import point_metrics
 from evaluation.statistics.split import checked_split
+from evaluation.statistics.undefined import point_metrics
 from evaluation.tasks import Task, open_task
 
 

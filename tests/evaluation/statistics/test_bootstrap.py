@@ -14,8 +14,9 @@ from sklearn.utils import resample
 from biovfm_hf.errors import UserError
 from evaluation.statistics import bootstrap
 from evaluation.statistics.kinds import BINARY, MULTICLASS, MULTILABEL
-from evaluation.statistics.metrics import Scorer, point_metrics
+from evaluation.statistics.metrics import Scorer
 from evaluation.statistics.split import checked_split
+from evaluation.statistics.undefined import point_metrics
 
 
 def chosen_thresholds(task, labels, scores, protocol="biovfm"):

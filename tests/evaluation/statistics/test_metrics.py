@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from biovfm_hf.errors import UserError
-from evaluation.statistics import metrics
+from evaluation.statistics import metrics, undefined
 from evaluation.statistics.kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL
 from evaluation.statistics.split import checked_split
+from evaluation.statistics.undefined import notes, reasons
 
 
 def point_metrics(task, labels, scores, thresholds, extra=False):
-    return metrics.point_metrics(checked_split(task, labels, scores).decided_at(thresholds), extra)
+    return undefined.point_metrics(checked_split(task, labels, scores).decided_at(thresholds), extra)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,7 @@ def test_multilabel_metrics_equal_scikit_learn(case):
     labels, scores = case
     thresholds = np.full(labels.shape[1], 0.4)
     found = point_metrics(MULTILABEL, labels, scores, thresholds, extra=True)
-    undefined = metrics.reasons(checked_split(MULTILABEL, labels, scores))
+    undefined = reasons(checked_split(MULTILABEL, labels, scores))
     expected = multilabel_oracle(labels, scores, thresholds)
     assert not any(np.isnan(v) for k, v in expected.items() if k not in undefined)
     agree(found, expected, undefined)
@@ -108,7 +109,7 @@ def test_binary_metrics_do_not_depend_on_the_shape_of_scores(case, shape):
     labels, scores = case
     shaped = {"flat": scores[:, 0], "one": scores, "two": np.column_stack([1 - scores, scores])}[shape]
     found = point_metrics(BINARY, labels[:, 0], shaped, np.array([0.4]))
-    undefined = metrics.reasons(checked_split(BINARY, labels, scores))
+    undefined = reasons(checked_split(BINARY, labels, scores))
     agree(found, {k: v for k, v in multilabel_oracle(labels, scores, 0.4).items() if k in metrics.names()}, undefined)
 
 
@@ -117,7 +118,7 @@ def test_binary_metrics_do_not_depend_on_the_shape_of_scores(case, shape):
 def test_multiclass_metrics_equal_scikit_learn(case, task):
     labels, scores = case
     found = point_metrics(task, labels[:, None], scores, np.array([0.5]), extra=True)
-    agree(found, multiclass_oracle(labels, scores), metrics.reasons(checked_split(task, labels, scores)))
+    agree(found, multiclass_oracle(labels, scores), reasons(checked_split(task, labels, scores)))
 
 
 @settings(max_examples=15, deadline=None)
@@ -202,7 +203,7 @@ def test_a_split_of_one_class_leaves_ranking_undefined_and_says_why():
     found = point_metrics(BINARY, np.zeros(5), np.linspace(0, 1, 5), np.array([0.6]))
     assert {k for k, v in found.items() if v is None} == set(metrics.names()) - {"accuracy"}
     assert found["accuracy"] == 0.6
-    assert metrics.reasons(split)["auc"] == "every sample is of class 0"
+    assert reasons(split)["auc"] == "every sample is of class 0"
 
 
 def test_a_class_missing_from_test_is_named():
@@ -210,7 +211,7 @@ def test_a_class_missing_from_test_is_named():
     found = point_metrics(MULTICLASS, labels, scores, np.array([0.5]))
     assert found["auc"] is None
     assert found["balanced_accuracy"] == 0.75
-    said = metrics.notes(checked_split(MULTICLASS, labels, scores))[0]
+    said = notes(checked_split(MULTICLASS, labels, scores))[0]
     assert "classes 1, 3" in said
     # As the note says: class 1, which is predicted once, counts for recall but not for balanced accuracy.
     assert found["recall_macro"] == pytest.approx((0.5 + 0 + 1) / 3) and found["f1_macro"] == pytest.approx(5 / 9)
