@@ -1,37 +1,25 @@
 """The `biovfm embed` command: turns images into a Parquet file of feature vectors."""
 
-import csv
-import hashlib
-import io
-import json
 import os
 import shutil
 import sys
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from biovfm_hf.cards.provenance import hub_provenance, read_provenance
-from biovfm_hf.decoding.files import IMAGE_SUFFIXES
-from biovfm_hf.errors import OptionError, UserError, one_line, require
-from biovfm_hf.hub.network import heed_missing_network, is_path
+from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, check_options, option, parse_options, required
-from biovfm_hf.reading.image_files import NOT_INPUT, count_frames, walk
-from biovfm_hf.reading.rows import row_ids
 from biovfm_hf.volumes import AXES
-from biovfm_hf.writing.files import atomic_path, write_text
 
-from ..encoders.device import default_device, embedding_precision
+from ..encoders.device import BF16_HELP, COMPILE_HELP, DEVICE_HELP, PRECISIONS, default_device, embedding_precision
 from ..encoders.embed import embed_features
 from ..encoders.encoder import Encoder
 from ..encoders.load import load_encoder, split_label
 from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import process_group
-from ..tasks.images import FileImages, Images, Joined, Readable, read_image
+from ..tasks.images import Joined, Readable
 from ..tasks.volume_cases import (
     AXES_HELP,
     SLICES,
@@ -42,33 +30,14 @@ from ..tasks.volume_cases import (
     open_cases,
     unjoined_slices,
 )
+from .features import CONFIG, SPLIT, UNRECORDED, Features, left_out_file, paths_file, write_features, write_places
+from .images import EVERY_FRAME, NO_FRAME, Opened, is_plain_folder, open_images
 from .naming import ARCHIVE, AUTO, KEEP, WITHHOLD, Naming, first_archive, why_withheld
-from .nearest import vector_lengths
 
-BEFORE_CROP = 256 / 224  # resized image per input size: the usual resize before a centre crop
-PRECISIONS = ("fp32", "bf16")
-DEVICE_HELP = "torch device (default: cuda if available, else cpu)"
-NO_FRAME, EVERY_FRAME = "none", "all"
-LEFT_OUT, PRIVATE_SOURCES = "left_out", "private_sources"
-_ROW_GROUP = 1 << 14  # vectors read at a time
-LENGTH = "length"  # column of the vectors' Euclidean lengths
-_COMPRESSION = {"id": "zstd", LENGTH: "none", "features.list.element": "none"}  # numbers do not compress
-CONFIG, SPLIT = "config", "split"
 WHY, ON_REQUEST = "withheld", "on request"
-UNRECORDED = "a folder without a record"
-"""Stands for the private source of a folder that has no record: such a folder counts as private."""
 EACH_SLICE = "slices"
 SHOWN = 20  # left-out files that are shown on the screen
 FEATURES = ("both", "class", "mean", "pooled", "last4", "card")
-COMPILE_HELP = (
-    "embed through torch.compile; compiling takes seconds for a ViT and longer for a convolutional network, so it can "
-    "pay off where a GPU embeds for many minutes; on a CPU it is slower (measured)"
-)
-BF16_HELP = (
-    "bf16 keeps two to three digits of a feature; it is up to twice as fast on a CPU with bfloat16 instructions (AMX, "
-    "AVX512-BF16), slower on others"
-)
-PRECISION_HELP = f"{BF16_HELP} (default: bf16 on a GPU that has it, else fp32)"
 EXAMPLES = """\
 examples:
   biovfm embed --model runs/tiny/model --images scans/ --out features.parquet
@@ -132,60 +101,6 @@ class EmbedOptions:
             raise OptionError("frames", f"{self.frames!r} is not a choice; give none, all, or a number from 1")
 
 
-@dataclass(frozen=True)
-class Features:
-    """The content of a features file.
-
-    Attributes:
-        names: ids of the images.
-        vectors: (N, D) float32 features.
-        made_with: how the vectors were made, see `describe`.
-        left_out: {id: reason} of unreadable images and of files that are no images.
-        private_sources: ids of the dataset's private sources.
-        lengths: (N,) Euclidean lengths of the vectors, None if unknown.
-    """
-
-    names: list[str]
-    vectors: np.ndarray
-    made_with: dict[str, str]
-    left_out: dict[str, str] = field(default_factory=dict)
-    private_sources: tuple[str, ...] = ()
-    lengths: np.ndarray | None = None
-
-    @property
-    def withheld(self) -> bool:
-        """Whether file names are withheld, because a source is private or on request."""
-        return self.made_with.get("paths") == WITHHOLD or bool(set(self.private_sources) - {UNRECORDED})
-
-    @property
-    def unread(self) -> int:
-        """Number of left-out files whose name says that they are images."""
-        return sum(reason != NOT_INPUT for reason in self.left_out.values())
-
-
-@dataclass(frozen=True)
-class Opened:
-    """Opened images with the ids of their cases.
-
-    Attributes:
-        images: the images of all cases.
-        names: ids of the cases.
-        left_out: {id: reason} of files that were excluded before decoding.
-        case_of_image: (N,) index of each image's case if there are volumes; None if each image is a case.
-        private_sources: ids of the dataset's private sources.
-        places: {id: path} of ids that withhold their path.
-        why_withheld: why ids withhold their paths, None if they do not.
-    """
-
-    images: Images
-    names: list[str]
-    left_out: dict[str, str] = field(default_factory=dict)
-    case_of_image: np.ndarray | None = None
-    private_sources: tuple[str, ...] = ()
-    places: dict[str, str] = field(default_factory=dict)
-    why_withheld: str | None = None
-
-
 def main(argv: list[str]) -> int:
     """Run `biovfm embed`. Returns 0; failures are raised as UserError."""
     parser = CommandParser(
@@ -214,7 +129,7 @@ def _tell_series(options: EmbedOptions) -> None:
 def _tell(features: Features, out: Path, folder: Path) -> None:
     for name, reason in list(features.left_out.items())[:SHOWN]:
         print(f"left out: {name}: {reason}", file=sys.stderr)
-    left = f"; {len(features.left_out)} files left out, see {_beside(out)}" if features.left_out else ""
+    left = f"; {len(features.left_out)} files left out, see {left_out_file(out)}" if features.left_out else ""
     if features.made_with.get(WHY) not in (None, ON_REQUEST):
         print(_why_hashes(features.made_with[WHY], out, folder), file=sys.stderr)
     print(f"{len(features.names)} images, {features.vectors.shape[1]} numbers each, in {out}{left}")
@@ -258,7 +173,7 @@ def embed(options: EmbedOptions) -> Features:
     processes.wait()
     if processes.takes(0):
         write_features(options.out, features)
-        _write_places(paths_file(options.out), opened.places)
+        write_places(paths_file(options.out), opened.places)
         shutil.rmtree(cache, ignore_errors=True)
     return features
 
@@ -283,7 +198,7 @@ def _opened(options: EmbedOptions, size: int) -> Opened:
 def _own_outputs(out: Path, folder: Path) -> list[Path]:
     """The files of an earlier run into the folder of images itself."""
     place = Path(os.path.relpath(out.resolve().parent, folder.resolve()))
-    return [folder / place / file.name for file in (out, _beside(out), paths_file(out))]
+    return [folder / place / file.name for file in (out, left_out_file(out), paths_file(out))]
 
 
 def _why_withheld(options: EmbedOptions, folder: Path) -> str | None:
@@ -346,130 +261,6 @@ def _accounted(opened: Opened, images: Readable, vectors: np.ndarray, made_with:
     return Features(names, kept, made_with, dict(sorted(left_out.items())), opened.private_sources)
 
 
-def open_images(
-    source: str, config: str | None, split: str, size: int, frames: str = NO_FRAME, leave: Collection[Path] = (),
-    naming: Naming | None = None,
-) -> Opened:  # fmt: skip
-    """Open the images of a folder and its sub-folders, or of a dataset, with their ids.
-
-    Large JPEG files are decoded at the smallest scale (1, 1/2, 1/4, 1/8) whose shorter side is at least `size` times
-    `BEFORE_CROP`.
-
-    Args:
-        source: a folder of images, or a dataset's folder or Hub id.
-        config: configuration of a dataset that has several.
-        split: split of a dataset.
-        size: the encoder's input size in pixels.
-        frames: frames of a file with several: "none" leaves the file out, "all" takes all, a number takes that many.
-        leave: paths to skip, namely volumes, folders of series and outputs.
-        naming: names the files of a folder; None names them by their paths.
-
-    Raises:
-        UserError: there is no image.
-    """
-    folder, shrink_to = Path(source), round(size * BEFORE_CROP)
-    if folder.is_file():
-        raise UserError(f"{folder} is a file; give the folder that holds the images, or a dataset")
-    if is_plain_folder(folder):
-        return _open_folder(naming or Naming(folder, False), shrink_to, frames, set(leave))
-    return _open_dataset(source, config, split, shrink_to)
-
-
-def is_plain_folder(folder: Path) -> bool:
-    """Whether it is a folder of files, and not a dataset: Parquet files, in `data` or at the top, without images."""
-    return folder.is_dir() and not (_has_only_parquet(folder / "data") or _has_only_parquet(folder))
-
-
-def _has_only_parquet(folder: Path) -> bool:
-    tables = False
-    for path, reason in walk(folder):
-        if reason is None:
-            return False
-        tables = tables or path.suffix == ".parquet"
-    return tables
-
-
-def _open_folder(naming: Naming, shrink_to: int, frames: str, leave: set[Path]) -> Opened:
-    folder = naming.folder
-    paths: list[Path] = []
-    numbers: list[int | None] = []
-    left_out: dict[str, str] = {}
-    for path, reason in walk(folder):
-        if path in leave or path.parent in leave:
-            continue
-        if reason is None:
-            chosen = _frames(path, frames)
-            paths += [path] * len(chosen)
-            numbers += chosen
-        else:
-            left_out[naming(path)] = reason
-    if not paths:
-        raise UserError(f"{folder}: no image file there (of {', '.join(IMAGE_SUFFIXES)}, or DICOM without a suffix)")
-    files = [naming(path) for path in paths]
-    names = [name if at is None else f"{name}:frame:{at}" for name, at in zip(files, numbers, strict=True)]
-    several = None if all(at is None for at in numbers) else numbers
-    images = FileImages(paths, shrink_to=shrink_to, frames=several, names=files, square=True)
-    return Opened(images, names, left_out, private_sources=(UNRECORDED,))
-
-
-def _frames(path: Path, frames: str) -> list[int | None]:
-    """Indices of the frames of a file to embed; None for a file with a single image."""
-    if frames == NO_FRAME:
-        return [None]
-    try:
-        count = count_frames(path)
-    except UserError:  # reported when it is decoded
-        count = 1
-    if count == 1:
-        return [None]
-    taken = count if frames == EVERY_FRAME else min(int(frames), count)
-    return [(2 * number + 1) * count // (2 * taken) for number in range(taken)]
-
-
-@dataclass(frozen=True)
-class DatasetImages:
-    """The image column of a dataset, as bytes or paths of files; `shrink_to` is passed on to `read_image`."""
-
-    dataset: Any
-    column: str
-    shrink_to: int
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        stored = self.dataset[int(index)][self.column]
-        if stored is None:
-            raise UserError(f"row {index}: column {self.column!r} is empty; leave such rows out of the dataset")
-        source = Path(stored["path"]) if stored["bytes"] is None else stored["bytes"]
-        return read_image(source, self.shrink_to, f"row {index}", square=True)
-
-    def fingerprint(self) -> str:
-        """The dataset's own fingerprint of its content and transforms, with the column and `shrink_to`."""
-        identity = f"{self.dataset._fingerprint} {self.column} {self.shrink_to}"
-        return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
-
-
-def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -> Opened:
-    datasets = require("datasets", "eval")
-    if not Path(source).exists():
-        if is_path(source):
-            raise UserError(f"{source}: no such folder")
-        heed_missing_network()
-    try:
-        rows = datasets.load_dataset(source, config, split=split)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        reason = one_line(error)
-        raise UserError(f"{source}: neither a folder of images nor a dataset that can be opened ({reason})") from error
-    columns = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
-    if not columns or len(rows) == 0:
-        raise UserError(f"{source}: the dataset has no rows with an image column; columns: {', '.join(rows.features)}")
-    stored = rows.cast_column(columns[0], datasets.Image(decode=False))
-    marks = read_provenance(Path(source)) if Path(source).is_dir() else hub_provenance(source, "dataset")
-    images = DatasetImages(stored, columns[0], shrink_to)
-    return Opened(images, row_ids(rows), private_sources=marks.private_sources)
-
-
 def describe(encoder: Encoder, which: str) -> dict[str, str]:
     """How a features file was made, as string values for its metadata."""
     return {
@@ -479,116 +270,3 @@ def describe(encoder: Encoder, which: str) -> dict[str, str]:
         "precision": encoder.precision,
         "features": which,
     }
-
-
-def write_features(out: Path, features: Features) -> None:
-    """Write a Parquet file with `id`, `features` and `length`, or a CSV file; beside it, list the files left out.
-
-    Raises:
-        UserError: the disk is full, or the file cannot be written.
-    """
-    arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
-    flat = arrow.array(np.ascontiguousarray(features.vectors, np.float32).reshape(-1))
-    number = arrow.field("element", arrow.float32(), nullable=False)  # a third of the time of a nullable field
-    kind = arrow.list_(number, features.vectors.shape[1])
-    column = arrow.FixedSizeListArray.from_arrays(flat, type=kind)
-    fields = {"id": arrow.string(), "features": kind, LENGTH: arrow.float32()}
-    schema = arrow.schema([arrow.field(name, kind, nullable=False) for name, kind in fields.items()])
-    table = arrow.table(
-        [arrow.array(features.names, arrow.string()), column, vector_lengths(features.vectors)], schema=schema
-    )
-    about = {**features.made_with, LEFT_OUT: features.left_out, PRIVATE_SOURCES: features.private_sources}
-    table = table.replace_schema_metadata({"biovfm": json.dumps(about)})
-    try:
-        with atomic_path(out) as temporary:
-            if out.suffix.lower() == ".csv":
-                _write_csv(temporary, features)
-            else:
-                parquet.write_table(
-                    table, temporary, use_dictionary=False, compression=_COMPRESSION, row_group_size=_ROW_GROUP
-                )
-        write_left_out(_beside(out), features.left_out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror or error}); free some disk space") from error
-
-
-def _write_csv(path: Path, features: Features) -> None:
-    """One line per image: its id, then its vector in the columns `f0`, `f1` and so on."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["id", *(f"f{number}" for number in range(features.vectors.shape[1]))])
-        writer.writerows(
-            [name, *vector] for name, vector in zip(features.names, features.vectors.tolist(), strict=True)
-        )
-
-
-def write_left_out(path: Path, left_out: dict[str, str]) -> None:
-    """Write the left-out files as CSV with the columns `id` and `reason`; if there are none, remove an older file."""
-    if not left_out:
-        path.unlink(missing_ok=True)
-        return
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerows([("id", "reason"), *left_out.items()])
-    write_text(path, text.getvalue())
-
-
-def paths_file(out: Path) -> Path:
-    """The file beside the features file that maps withheld ids to paths."""
-    return out.with_name(f"{out.name}.paths.csv")
-
-
-def _write_places(path: Path, places: dict[str, str]) -> None:
-    """Write the path behind each id, for the user only; nothing if the ids are paths."""
-    if not places:
-        path.unlink(missing_ok=True)
-        return
-    text = io.StringIO()
-    csv.writer(text).writerows([("id", "path"), *sorted(places.items(), key=lambda place: place[1])])
-    write_text(path, text.getvalue())
-    path.chmod(0o600)
-
-
-def read_places(out: Path) -> dict[str, str]:
-    """{id: path} for a features file that withholds paths; empty if there is no table."""
-    try:
-        with paths_file(out).open(newline="", encoding="utf-8") as stream:
-            return {row["id"]: row["path"] for row in csv.DictReader(stream)}
-    except FileNotFoundError:
-        return {}
-
-
-def _beside(out: Path) -> Path:
-    return out.with_name(f"{out.name}.{LEFT_OUT}.csv")
-
-
-def read_features(path: Path, vectors: bool = True) -> Features:
-    """Read a file of `write_features`. Without `vectors`, only about a thousandth of it is read.
-
-    Raises:
-        UserError: the file does not exist or is not a features file.
-    """
-    arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
-    try:
-        file = parquet.ParquetFile(path, memory_map=True)
-        made_with = json.loads(file.schema_arrow.metadata[b"biovfm"])
-        left_out, private = made_with.pop(LEFT_OUT, {}), made_with.pop(PRIVATE_SOURCES, [])
-        names = file.read(columns=["id"])["id"].to_pylist()
-        matrix = _read_vectors(file) if vectors else np.empty((0, 0), np.float32)
-        lengths = file.read(columns=[LENGTH])[LENGTH].to_numpy() if LENGTH in file.schema_arrow.names else None
-        return Features(names, matrix, made_with, left_out, tuple(map(str, private)), lengths)
-    except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
-        raise UserError(f"{path} is not a features file ({error}); write it with: biovfm embed") from error
-
-
-def _read_vectors(file: Any) -> np.ndarray:
-    """The vectors (N, D) float32 of an open features file, read by row groups to avoid a second copy."""
-    vectors, done = np.empty((0, 0), np.float32), 0
-    for group in range(file.num_row_groups):
-        column = file.read_row_group(group, columns=["features"], use_threads=False)["features"].combine_chunks()
-        part = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-        if not done:
-            vectors = np.empty((file.metadata.num_rows, part.shape[1]), np.float32)
-        vectors[done : done + len(part)] = part
-        done += len(part)
-    return vectors

@@ -13,7 +13,15 @@ from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, check_options, option, parse_options, required
 from biovfm_hf.results.record import Record
 
-from ..encoders.device import check_device, default_device, default_precision
+from ..encoders.device import (
+    COMPILE_HELP,
+    DEVICE_HELP,
+    PRECISION_HELP,
+    PRECISIONS,
+    check_device,
+    default_device,
+    default_precision,
+)
 from ..encoders.embed import embed_summaries
 from ..encoders.encoder import Encoder
 from ..encoders.lineup import LINEUP
@@ -39,7 +47,7 @@ from ..tasks.classes import told_order, told_positive
 from ..tasks.corruptions.benchmark import benchmarks
 from ..tasks.listing import Listing
 from ..tasks.medmnist import SIZES
-from .embed import COMPILE_HELP, DEVICE_HELP, LEFT_OUT, PRECISION_HELP, PRECISIONS, write_left_out
+from .features import LEFT_OUT, write_left_out
 from .naming import why_withheld
 from .settings import SETTINGS, method_options
 

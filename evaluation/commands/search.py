@@ -16,7 +16,7 @@ from biovfm_hf.options import CommandParser, check_options, option, parse_option
 from biovfm_hf.volumes import AXES
 from biovfm_hf.writing.files import write_text
 
-from ..encoders.device import default_device
+from ..encoders.device import DEVICE_HELP, default_device
 from ..encoders.embed import embed_batch
 from ..encoders.load import load_encoder
 from ..encoders.own_code import TRUST_HELP
@@ -24,19 +24,8 @@ from ..encoders.pooling import POOLS
 from ..pictures.figure import new_figure, save_figure
 from ..tasks.images import read_image
 from ..tasks.volume_cases import SLICES, CaseSlices, Slicing, VolumeCase, is_volume, open_cases
-from .embed import (
-    CONFIG,
-    DEVICE_HELP,
-    LEFT_OUT,
-    SPLIT,
-    Features,
-    is_plain_folder,
-    open_images,
-    paths_file,
-    read_features,
-    read_places,
-    write_left_out,
-)
+from .features import CONFIG, LEFT_OUT, SPLIT, Features, paths_file, read_features, read_places, write_left_out
+from .images import is_plain_folder, open_images
 from .naming import why_withheld
 from .nearest import Index, most_similar
 

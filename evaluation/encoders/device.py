@@ -6,6 +6,18 @@ from typing import Any
 from biovfm_hf.errors import UserError
 from biovfm_hf.usage import peak_memory as process_peak
 
+PRECISIONS = ("fp32", "bf16")
+DEVICE_HELP = "torch device (default: cuda if available, else cpu)"
+COMPILE_HELP = (
+    "embed through torch.compile; compiling takes seconds for a ViT and longer for a convolutional network, so it can "
+    "pay off where a GPU embeds for many minutes; on a CPU it is slower (measured)"
+)
+BF16_HELP = (
+    "bf16 keeps two to three digits of a feature; it is up to twice as fast on a CPU with bfloat16 instructions (AMX, "
+    "AVX512-BF16), slower on others"
+)
+PRECISION_HELP = f"{BF16_HELP} (default: bf16 on a GPU that has it, else fp32)"
+
 
 def default_device() -> str:
     """`cuda` if a GPU is available (with several processes, the GPU of this process), else `cpu`."""

@@ -9,7 +9,7 @@ from biovfm_hf.flops import PEAK_FLOPS
 from biovfm_hf.options import argument, check_options, option
 from biovfm_hf.reading.documents import as_number, parse_yaml
 
-from ..commands.embed import DEVICE_HELP, PRECISION_HELP, PRECISIONS
+from ..encoders.device import DEVICE_HELP, PRECISION_HELP, PRECISIONS
 from ..encoders.own_code import TRUST_HELP
 from ..tasks.medmnist import SIZES
 from .recipe import resolve_items

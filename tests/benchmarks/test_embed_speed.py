@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.commands.embed import open_images
+from evaluation.commands.images import open_images
 from evaluation.encoders.embed import embed_summaries
 from evaluation.encoders.load import load_encoder
 

@@ -10,8 +10,8 @@ from biovfm_hf.options import CommandParser, argument, check_options, option, pa
 from biovfm_hf.writing.csv_text import csv_text
 from biovfm_hf.writing.files import write_text
 
-from ...commands.embed import DEVICE_HELP, open_images
-from ...encoders.device import default_device
+from ...commands.images import open_images
+from ...encoders.device import DEVICE_HELP, default_device
 from ...encoders.load import load_encoder
 from ...encoders.own_code import TRUST_HELP
 from ...results.records import clean

@@ -19,16 +19,9 @@ from biovfm_hf.cards.provenance import Provenance, read_provenance, write_proven
 from biovfm_hf.cli import main as biovfm
 from biovfm_hf.errors import UserError
 from evaluation.commands import nearest
-from evaluation.commands.embed import (
-    EmbedOptions,
-    Features,
-    embed,
-    main,
-    open_images,
-    read_features,
-    read_places,
-    write_features,
-)
+from evaluation.commands.embed import EmbedOptions, embed, main
+from evaluation.commands.features import Features, read_features, read_places, write_features
+from evaluation.commands.images import open_images
 from evaluation.commands.nearest import most_similar
 from evaluation.commands.search import main as search
 from evaluation.encoders.device import default_precision, embedding_precision

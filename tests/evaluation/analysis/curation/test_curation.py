@@ -13,7 +13,7 @@ from evaluation.analysis.curation.command import CurateOptions, curate, default_
 from evaluation.analysis.curation.hierarchy import build_tree, sample
 from evaluation.analysis.curation.retrieval import retrieve
 from evaluation.analysis.curation.shares import allot
-from evaluation.commands.embed import Features, write_features
+from evaluation.commands.features import Features, write_features
 
 SIZES = {"xray": 300, "mri": 60, "endoscopy": 20}
 

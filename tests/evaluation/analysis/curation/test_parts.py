@@ -14,7 +14,7 @@ from evaluation.analysis.curation.hierarchy import build_tree
 from evaluation.analysis.curation.kmeans import assign, lloyd, seed_centroids
 from evaluation.analysis.curation.parts import cluster_by_parts
 from evaluation.analysis.curation.sharing import ALONE, share
-from evaluation.commands.embed import Features, write_features
+from evaluation.commands.features import Features, write_features
 from tests.preloaded import python
 
 ROOT = Path(__file__).resolve().parents[4]
