@@ -66,7 +66,7 @@ def method_options(taken: Collection[str]) -> list[tuple[str, Any, Any]]:
 
 
 def _option(name: str, settings: list[Setting]) -> tuple[str, Any, Any]:
-    """One option from the settings that share its name; the first one's help text stands for all."""
+    """One option from the settings that share its name."""
     first = settings[0]
     for other in settings[1:]:
         if other.shape != first.shape:
@@ -74,8 +74,7 @@ def _option(name: str, settings: list[Setting]) -> tuple[str, Any, Any]:
                 f"setting {name} is {first.shape} for method {first.probe.name} ({first.probe.__module__}) and "
                 f"{other.shape} for {other.probe.name} ({other.probe.__module__}); rename one of them"
             )
-    about = {**first.field.metadata, "group": SETTINGS}
-    about["help"] += _default_note(settings)
+    about = {**first.field.metadata, "group": SETTINGS, "help": _meanings(settings) + _default_note(settings)}
     if "choices" in about:  # each method refuses choices that it does not know
         about["choices"] = list(dict.fromkeys(c for each in settings for c in each.field.metadata["choices"]))
     kind = GenericAlias(tuple, (first.kind, ...)) if about.get("commas", False) else first.kind
@@ -87,14 +86,31 @@ def _value_type(hint: Any) -> Any:
     return next((part for part in get_args(hint) if part is not type(None)), hint)
 
 
+def _meanings(settings: list[Setting]) -> str:
+    """The help text of the methods; if they differ in it, each text with its methods."""
+    methods: dict[str, list[str]] = {}
+    for each in settings:
+        methods.setdefault(each.field.metadata["help"], []).append(each.method)
+    if len(methods) == 1:
+        return next(iter(methods))
+    return "; ".join(_attributed(text, list(dict.fromkeys(names))) for text, names in methods.items())
+
+
+def _attributed(text: str, methods: list[str]) -> str:
+    """A help text after the names of its methods, unless it begins with the only one."""
+    names = ", ".join(methods)
+    return text if text.casefold().startswith(f"{names.casefold()}:") else f"{names}: {text}"
+
+
 def _default_note(settings: list[Setting]) -> str:
-    """The default in brackets; if methods differ in it, each exception to the commonest one."""
+    """The default in brackets; if methods differ in it, each exception to the commonest one, or all if none is."""
     defaults = [(each.field.default, each.method) for each in settings]
     known = [(value, method) for value, method in defaults if value is not MISSING and value is not None]
     if not known:
         return ""
-    common = Counter(value for value, _ in known).most_common(1)[0][0]
-    others = dict.fromkeys(f"{value} for {method}" for value, method in known if value != common)
-    if others:
-        return f" (default: {', '.join(others)}, else {common})"
-    return "" if isinstance(common, str) else f" (default: {common})"
+    (common, most), *further = Counter(value for value, _ in known).most_common()
+    if not further:
+        return "" if isinstance(common, str) else f" (default: {common})"
+    is_tie = further[0][1] == most
+    named = dict.fromkeys(f"{value} for {method}" for value, method in known if is_tie or value != common)
+    return f" (default: {', '.join([*named, *([] if is_tie else [f'else {common}'])])})"

@@ -330,12 +330,26 @@ def register(probe: ProbeClass) -> ProbeClass:
     """Register a probe under each of its protocols and kinds of tasks.
 
     Raises:
+        UserError: it is not a dataclass, or it lacks a name, a title or the help text of a setting.
         ValueError: another probe has the same name, protocol and kind.
     """
+    if gap := _gap(probe):
+        raise UserError(f"probe {probe.__name__} ({probe.__module__}) {gap}")
     for protocol, kind in product(probe.protocols, probe.kinds):
         if PROBES.setdefault((probe.name, protocol, kind), probe) is not probe:
             raise ValueError(f"there is a probe {probe.name} of protocol {protocol} for {kind} tasks already")
     return probe
+
+
+def _gap(probe: type[Probe]) -> str:
+    """What a probe's class lacks, and the remedy; empty if it is complete."""
+    if "__dataclass_fields__" not in vars(probe):
+        return "is not a dataclass; write @dataclass(frozen=True) below @register"
+    for name in ("name", "title"):
+        if not getattr(probe, name, ""):
+            return f"has no {name}; set it in the class"
+    bare = next((item.name for item in fields(probe) if not item.metadata.get("help")), "")
+    return bare and f"has no help text for its setting {bare}; declare it by option(default, help)"
 
 
 def probe_classes() -> dict[tuple[str, str, str], type[Probe]]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from evaluation.encoders.tokens import Encoded
 from evaluation.probes.judging import judge
 from evaluation.probes.probe import PROBES, Probe, Scores, probe_classes, register
 from evaluation.statistics import detection, metrics
+from evaluation.statistics.bootstrap import PROTOCOLS
 from evaluation.tasks import SPLITS, Split, read_records
 from evaluation.tasks.corruptions.benchmark import CORRUPTIONS, benchmarks
 from evaluation.tasks.images import FileImages
@@ -55,24 +56,51 @@ class Attentive(Probe):
         raise NotImplementedError
 
 
-def register_with(setting):
-    """Register `Attentive` with one setting; its module comes last."""
-    added = {"__module__": "probes.sample"}
-    register(make_dataclass("Sample", [setting], bases=(Attentive,), frozen=True, namespace=added))
+def register_with(*settings, method="sample-attentive", **attributes):
+    """Register `Attentive` under the name of a method, with settings; the modules come last, in the names' order."""
+    added = {"__module__": f"probes.{method}", "name": method, **attributes}
+    register(make_dataclass("Sample", settings, bases=(Attentive,), frozen=True, namespace=added))
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "default", "message"),
+    ("name", "kind", "default"),
+    [("size", int, option(224, "input size", least=1)), ("subject_column", str, option("", "whose"))],
+)
+def test_a_probe_cannot_take_the_name_of_an_option(registries, name, kind, default):
+    register_with((name, kind, default))
+    with pytest.raises(UserError, match=f"{name} of method sample-attentive .* already an option"):
+        command.options_class()
+
+
+def test_probes_agree_in_type_and_range_of_a_setting(registries):
+    register_with(("sample_warmth", float, option(0.5, "softness", above=0)))
+    register_with(("sample_warmth", int, option(3, "softness", least=1)), method="sample-second")
+    with pytest.raises(
+        UserError, match=r"float, above 0 for method sample-attentive .* and int, least 1 for sample-s"
+    ):
+        command.options_class()
+
+
+@pytest.mark.parametrize(
+    ("settings", "attributes", "gap"),
     [
-        ("temperature", int, option(3, "softness", least=1), "float, above 0 for method knn .* and int, least 1 for"),
-        ("size", int, option(224, "input size", least=1), "size of method sample-attentive .* already an option"),
-        ("subject_column", str, option("", "whose"), "subject_column of method sample-attentive .* already an option"),
+        ([("strength", float, 2.0)], {}, "has no help text for its setting strength; declare it by option"),
+        ([("strength", float, field(default=2.0, metadata={"help": ""}))], {}, "has no help text for its setting str"),
+        ([], {"title": ""}, "has no title; set it in the class"),
+        ([], {"name": ""}, "has no name; set it in the class"),
     ],
 )
-def test_a_probe_cannot_change_the_meaning_of_an_option(registries, name, kind, default, message):
-    register_with((name, kind, default))
-    with pytest.raises(UserError, match=message):
-        command.options_class()
+def test_an_incomplete_probe_is_refused_with_its_class_and_gap(registries, settings, attributes, gap):
+    with pytest.raises(UserError, match=rf"probe Sample \(probes.sample-attentive\) {gap}"):
+        register_with(*settings, **attributes)
+
+
+def test_a_probe_whose_settings_are_not_fields_is_refused(registries):
+    class Plain(Attentive):
+        strength: float = option(2.0, "how strong")
+
+    with pytest.raises(UserError, match=r"probe Plain .* is not a dataclass; write @dataclass"):
+        register(Plain)
 
 
 def test_the_help_text_has_the_defaults_of_the_probes(registries):
@@ -86,9 +114,26 @@ def test_the_help_text_has_the_defaults_of_the_probes(registries):
     assert "features" in several
     for name, values in several.items():
         assert {*map(str, values)} <= set(re.findall(r"[\w.]+", text_of(name).rpartition("(default: ")[2]))
-    register_with(("temperature", float, option(0.5, "softness", above=0)))
-    assert text_of("temperature").endswith("(default: 0.5 for sample-attentive under protocol fast, else 0.07)")
-    assert "\n  sample-attentive  attention over the tokens" in command.build_parser().format_help()
+    for method, value in (("sample-a", 0.5), ("sample-b", 0.07)):
+        register_with(("sample_warmth", float, option(value, "softness")), method=method, protocols=PROTOCOLS)
+    assert text_of("sample_warmth") == "softness (default: 0.5 for sample-a, 0.07 for sample-b)"
+    register_with(("sample_warmth", float, option(0.07, "softness")), method="sample-c")
+    assert text_of("sample_warmth") == "softness (default: 0.5 for sample-a, else 0.07)"
+    assert re.search(r"\n  sample-a +attention over the tokens\n", command.build_parser().format_help())
+
+
+def test_the_help_text_has_what_a_setting_means_for_each_probe(registries):
+    def add(method, text):
+        register_with(("sample_warmth", float, option(0.5, text)), method=method, protocols=PROTOCOLS)
+
+    def meaning():
+        return {item.name: item.metadata["help"] for item in fields(command.options_class())}["sample_warmth"]
+
+    add("sample-b", "Sample-B: warmth of the votes")
+    assert meaning() == "Sample-B: warmth of the votes (default: 0.5)"
+    add("sample-a", "warmth of the prototypes")  # its module comes before the other's
+    add("sample-c", "warmth of the prototypes")
+    assert meaning() == ("sample-a, sample-c: warmth of the prototypes; Sample-B: warmth of the votes (default: 0.5)")
 
 
 def test_every_metric_has_a_title_and_what_computes_it():
