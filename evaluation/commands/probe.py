@@ -2,54 +2,35 @@
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from biovfm_hf.cards.provenance import Provenance, add_provenance
-from biovfm_hf.errors import OptionError, UserError
-from biovfm_hf.options import CommandParser, check_options, option, parse_options, required
+from biovfm_hf.errors import UserError
+from biovfm_hf.options import CommandParser, parse_options
 from biovfm_hf.results.record import Record
 
-from ..encoders.device import (
-    COMPILE_HELP,
-    DEVICE_HELP,
-    PRECISION_HELP,
-    PRECISIONS,
-    check_device,
-    default_device,
-    default_precision,
-)
-from ..encoders.embed import embed_summaries
-from ..encoders.encoder import Encoder
-from ..encoders.lineup import LINEUP
-from ..encoders.load import load_encoder, split_label
-from ..encoders.own_code import TRUST_HELP
-from ..encoders.pooling import POOL_HELP, POOLS, case_features
-from ..encoders.processes import ProcessGroup, process_group
-from ..pictures.encoders import draw_attention, draw_boxes, draw_embedding, draw_masks, draw_patch_colours
-from ..pictures.figure import discard, figure_path
+from ..encoders.device import check_device, default_device, default_precision
+from ..encoders.processes import process_group
 from ..pictures.robustness import draw_robustness
-from ..pictures.scores import discard_all, draw_all, figure_blocks
+from ..pictures.scores import discard_all
 from ..probes.frozen import benchmark_of
-from ..probes.probe import ALL_PROTOCOLS, Probe, ProbeRun, find_probes, probe_classes, probe_names
+from ..probes.probe import Probe, ProbeRun, find_probes, probe_classes, probe_names
 from ..probes.suite import run_suite
 from ..results.comparisons import compare_models
 from ..results.records import merge_records
 from ..results.seeds import over_seeds, write_means
 from ..results.table import write_tables
 from ..results.trust.records import GROUPS_FILE, check_columns, write_groups
-from ..statistics.kinds import DETECTION, SEGMENTATION
-from ..tasks import GROUPS, Task, TaskRecord, open_task, read_records, resolve_names
+from ..tasks import Task, TaskRecord, open_task, resolve_names
 from ..tasks.classes import told_order, told_positive
-from ..tasks.corruptions.benchmark import benchmarks
 from ..tasks.listing import Listing
-from ..tasks.medmnist import SIZES
+from .drawing import draw
 from .features import LEFT_OUT, write_left_out
+from .lists import LISTS, list_line
 from .naming import why_withheld
-from .settings import SETTINGS, method_options
+from .probe_options import RunOptions, options_class
 
 EXAMPLES = """\
 examples:
@@ -75,133 +56,6 @@ On several GPUs:
     -m biovfm_hf.cli probe ..."""
 
 
-WHAT, HOW, RUNNING = "what to score", "how", "running"
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of `biovfm probe` besides the methods' own settings, which `options_class` adds."""
-
-    model: tuple[str, ...] = required(
-        "a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or "
-        "open_clip:hf-hub:REPO; for segmentation also scratch:unet, scratch:transunet or transunet:FILE.npz; can be "
-        "repeated",
-        metavar="[NAME=]MODEL",
-        group=WHAT,
-    )
-    tasks: tuple[str, ...] = required(
-        "task names, medmnist, medmnist3d, radiology, or paths", metavar="NAME,...", commas=True, group=WHAT
-    )
-    out: Path = required("results folder", metavar="DIR", group=WHAT)
-    data: Path = option(Path(), "folder with the named sets", metavar="DIR", group=WHAT)
-    size: int | None = option(None, "MedMNIST size (default: the largest available)", choices=SIZES, group=WHAT)
-    download: bool = option(False, "download missing MedMNIST sets to --data", group=WHAT)
-    method: tuple[str, ...] = option(
-        ("linear",), "methods (default: linear); --help lists them below", metavar="NAME,...", commas=True,
-        group=HOW,
-    )  # fmt: skip
-    protocol: str = option(
-        "fast",
-        "biovfm: as the authors probe, threshold and resample; fast: logistic regression on standardised features, "
-        "subjects are resampled; radiology: linear, segment and fewshot as the study arXiv 2312.02366 trains them",
-        choices=ALL_PROTOCOLS,
-        group=HOW,
-    )
-    seed: tuple[int, ...] = option(
-        (0,),
-        "random seed; several run one after the other and are reported as one result with the seeds' share "
-        "in its uncertainty (default: 0)",
-        metavar="N,...",
-        commas=True,
-        least=0,
-        group=HOW,
-    )
-    pool: str = option(
-        "mean", f"{POOL_HELP}; attention over slices is learned: --method mil", choices=tuple(POOLS), group=HOW
-    )
-    batch_size: int = option(64, "images per batch", least=1, group=RUNNING)
-    device: str | None = option(None, DEVICE_HELP, group=RUNNING)
-    precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS, group=RUNNING)
-    compile: bool = option(False, COMPILE_HELP, group=RUNNING)
-    cache: Path | None = option(None, "folder for cached features (default: OUT/cache)", metavar="DIR", group=RUNNING)
-    resamples: int = option(1000, "bootstrap resamples; comparisons on many tasks use more", least=1, group=RUNNING)
-    stratify: bool = option(
-        False,
-        "keep the test split's class counts in every resample, for rare classes; intervals then hold for these counts "
-        "(protocol fast; not for fewshot and segment)",
-        group=RUNNING,
-    )
-    by: tuple[str, ...] = option(
-        (), "also gaps between groups of test cases, such as sex,age,site: columns of a CSV list, or of a task's "
-        "source", metavar="COLUMN,...", commas=True, group=RUNNING,
-    )  # fmt: skip
-    corrupt: bool = option(
-        False,
-        "also errors on corrupted test images: MedMNIST-C's corruptions at five severities (probes of frozen "
-        "features; each corruption and severity embeds the test images once more)",
-        group=HOW,
-    )
-    corruptions: str | None = option(
-        None, "with --corrupt, the set of corruptions for tasks outside MedMNIST-C", choices=tuple(benchmarks()),
-        metavar="SET", group=HOW,
-    )  # fmt: skip
-    save_masks: str | None = option(
-        None,
-        "segmentation: write every predicted mask to OUT/masks/ as nifti (volumes only), png, or auto, which is NIfTI "
-        "for volumes and PNG for images; fewshot writes one folder per draw",
-        choices=("auto", "nifti", "png"),
-        group=RUNNING,
-    )
-    no_figures: bool = option(False, "draw no pictures, and remove those of earlier scores", group=RUNNING)
-    trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION", group=RUNNING)
-
-    def __post_init__(self) -> None:
-        check_options(self)
-        probes = [probe for name in self.method for probe in find_probes(name, self.protocol)]
-        if self.stratify and self.protocol == "biovfm":
-            raise OptionError("stratify", "needs protocol fast; protocol biovfm resamples as its authors did")
-        if self.stratify and not any(probe.stratifies for probe in probes):
-            raise OptionError("stratify", f"has no effect on {', '.join(self.method)}")
-        if self.corrupt and not any(probe.corrupts for probe in probes):
-            raise OptionError(
-                "corrupt", f"has no effect on {', '.join(self.method)}; it is for probes of frozen features"
-            )
-        if self.corruptions and not self.corrupt:
-            raise OptionError("corruptions", "has no effect without corrupt")
-        if self.out.exists() and not self.out.is_dir():
-            raise OptionError("out", f"{self.out} is a file; give a folder")
-        _refuse_idle_settings(self, probes)
-
-    @property
-    def features_folder(self) -> Path:
-        """The folder for cached features."""
-        return self.cache or self.out / "cache"
-
-
-def _refuse_idle_settings(options: RunOptions, probes: Sequence[type[Probe]]) -> None:
-    """Raise a UserError for a setting that none of the chosen methods has."""
-    known = {item.name for probe in probes for item in fields(probe) if item.init}
-    for item in fields(options):
-        value = getattr(options, item.name)
-        given = value is not None and value is not False  # a switch that is off is False
-        if given and item.metadata.get("group") == SETTINGS and item.name not in known:
-            methods = ", ".join(options.method)
-            raise OptionError(item.name, f"has no effect on {methods} under protocol {options.protocol}")
-
-
-def options_class() -> type[RunOptions]:
-    """`RunOptions` plus the options of CSV lists and every setting that a registered method declares.
-
-    A setting that is not given is None. A setting that several methods share is one option. A setting with `commas`
-    takes several values, each with runs of its own.
-
-    Raises:
-        UserError: a method's setting has a name that means something else already.
-    """
-    own_names = {item.name for base in (Listing, RunOptions) for item in fields(base)}
-    return make_dataclass("ProbeOptions", method_options(own_names), bases=(Listing, RunOptions), frozen=True)
-
-
 ProbeOptions = options_class()
 
 
@@ -210,7 +64,7 @@ def main(argv: list[str]) -> int:
     parser = build_parser()
     if listing := next((LISTS[word] for word in argv if word in LISTS), None):
         rows = listing()
-        print(json.dumps(rows, indent=1) if "--json" in argv else "\n".join(map(_line, rows)))
+        print(json.dumps(rows, indent=1) if "--json" in argv else "\n".join(map(list_line, rows)))
         return 0
     options = parse_options(parser, options_class(), argv)
     records = probe(options)
@@ -243,35 +97,6 @@ def probe_titles() -> dict[str, str]:
     """{method: title} of all methods."""
     titles = {kind.name: kind.title for kind in probe_classes().values()}
     return {name: titles[name] for name in probe_names()}
-
-
-def list_tasks() -> list[dict[str, Any]]:
-    """Name, kind, licence, title and groups of each task record."""
-    groups = {name: [group for group, names in GROUPS.items() if name in names] for name in read_records()}
-    return [
-        {"name": record.name, "kind": record.kind, "licence": record.licence, "title": record.title,
-         "groups": groups[record.name]}
-        for record in read_records().values()
-    ]  # fmt: skip
-
-
-def list_encoders() -> list[dict[str, Any]]:
-    """For each short name: what it loads, millions of parameters, input, feature, licence, access and paper."""
-    return [
-        {"name": name, "loads": entry.source, "parameters_millions": entry.parameters, "input": entry.size,
-         "feature": entry.feature, "features": entry.features, "licence": entry.licence,
-         "access": entry.access or "open", "paper": f"arXiv {entry.paper}"}
-        for name, entry in LINEUP.items()
-    ]  # fmt: skip
-
-
-LISTS = {"--list-tasks": list_tasks, "--list-encoders": list_encoders}
-
-
-def _line(row: dict[str, Any]) -> str:
-    """A row of a list as a line for the screen, its name first."""
-    name, *rest = (", ".join(value) if isinstance(value, list) else str(value) for value in row.values())
-    return f"{name:<18} {'  '.join(filter(None, rest))}"
 
 
 def probe(options: RunOptions) -> list[Record]:
@@ -416,43 +241,3 @@ def summarise(options: RunOptions, tasks: list[Task]) -> list[Record]:
             draw(options, tasks, joined)
             draw_robustness(options.out, records)
     return records
-
-
-def draw(options: RunOptions, tasks: list[Task], records: list[Record]) -> None:
-    """Draw every picture of the results folder; pictures that need the model are drawn only if they are missing."""
-    draw_all(options.out, records)
-    by_name = {task.name: task for task in tasks}
-    for kind, prefix, picture in ((SEGMENTATION, "masks", draw_masks), (DETECTION, "boxes", draw_boxes)):
-        drawn = [record for record in records if record.kind == kind and record.task in by_name]
-        for record in drawn:
-            discard(options.out, prefix, record.model, record.task)
-        for name, group in figure_blocks(drawn):
-            for record in group:
-                picture(options.out, record, by_name[record.task], name)
-    for model in options.model:
-        label = split_label(model)[0]
-        own_records = {record.task: record for record in records if record.model == label}
-        undrawn = [
-            t for t in tasks if t.name in own_records and not figure_path(options.out, "pca", label, t.name).exists()
-        ]
-        if undrawn:
-            encoder = load_encoder(
-                model, options.device or default_device(), precision=options.precision,
-                trust_remote_code=options.trust_remote_code,
-            )  # fmt: skip
-            for task in undrawn if encoder.network is None else []:
-                draw_model(options, encoder, task, own_records[task.name])
-
-
-def draw_model(options: RunOptions, encoder: Encoder, task: Task, record: Record) -> None:
-    """Draw pictures of a model on a task: its attention, a map of its features, and the colours of its patches."""
-    draw_attention(options.out, encoder, task)
-    split = task.splits["test"]
-    if split.labels is not None and split.labels.ndim == 1:
-        label = f"{encoder.name} {task.name} test"
-        stored = embed_summaries(
-            encoder, split.images, options.features_folder, None, options.batch_size, label, ProcessGroup()
-        )
-        features = case_features(stored["mean"], split.case_of_image)
-        draw_embedding(options.out, record, features, split.labels, list(task.record.classes))
-    draw_patch_colours(options.out, encoder, task)

@@ -10,7 +10,7 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.front_door import counted_objectives
 from biovfm_hf.reading.documents import read_yaml
 
-from ...commands.probe import options_class
+from ...commands.probe_options import options_class
 from ...statistics.metrics import find_metric
 from ...tasks import resolve_names
 from ..layers.command import AnalyseOptions

@@ -7,7 +7,7 @@ from typing import Any
 
 from biovfm_hf.results.record import Record
 
-from ...commands.probe import RunOptions, options_class
+from ...commands.probe_options import RunOptions, options_class
 from ...probes.probe import ProbeRun
 from .paths import resolve, resolve_tasks
 from .pretraining import PretrainingRun, named_models

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from biovfm_hf.errors import UserError
-from evaluation.commands.probe import list_encoders
+from evaluation.commands.lists import list_encoders
 from evaluation.encoders.embed import embed_batch
 from evaluation.encoders.lineup import LINEUP
 from evaluation.encoders.load import load_encoder
