@@ -17,6 +17,7 @@ from ..statistics import bootstrap, detection, undefined
 from ..statistics.bootstrap import PROTOCOLS
 from ..statistics.kinds import BINARY, DETECTION, MULTILABEL, TASKS
 from ..statistics.split import ScoredSplit, checked_split
+from ..statistics.thresholds import choose_thresholds, threshold_notes
 from ..tasks import npz
 from ..tasks.coco import read_boxes
 
@@ -141,8 +142,8 @@ def _score(options: ScoreOptions, arrays: dict[str, Any]) -> dict[str, Any]:
         val = checked_split(options.task, arrays["val_labels"], arrays["val_scores"], "val")
         if val.scores.shape[1] != split.scores.shape[1]:
             raise UserError(f"val_scores has {val.scores.shape[1]} columns but test_scores {split.scores.shape[1]}")
-        thresholds = bootstrap.choose_thresholds(val, options.protocol)
-        notes += bootstrap.threshold_notes(val)
+        thresholds = choose_thresholds(val, options.protocol)
+        notes += threshold_notes(val)
     resampling = bootstrap.Resampling(options.protocol, options.resamples, options.seed)
     split = split.decided_at(thresholds)
     intervals = bootstrap.intervals(split, resampling, options.extra)

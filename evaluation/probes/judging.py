@@ -5,15 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ..statistics.bootstrap import (
-    Resampling,
-    choose_thresholds,
-    interval_notes,
-    intervals,
-    threshold_notes,
-)
+from ..statistics.bootstrap import Resampling, interval_notes, intervals
 from ..statistics.detection import group_boxes, judge_boxes
 from ..statistics.split import checked_split
+from ..statistics.thresholds import choose_thresholds, threshold_notes
 from ..statistics.undefined import notes as split_notes
 from ..tasks import Task
 from ..tasks.boxes import truth_rows

@@ -30,9 +30,9 @@ from ..results.records import (
     record_key,
     write_record,
 )
-from ..statistics.bootstrap import choose_thresholds
 from ..statistics.metrics import hub_names, is_lower_better, table_metrics, titles
 from ..statistics.split import checked_split
+from ..statistics.thresholds import choose_thresholds
 from ..tasks import SPLITS, Task
 from ..tasks.boxes import boxes_digest
 from .probe import Answer, ProbeRun, Trial

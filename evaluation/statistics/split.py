@@ -36,7 +36,7 @@ class ScoredSplit:
         return len(self.labels)
 
     def decided_at(self, thresholds: np.ndarray) -> "ScoredSplit":
-        """The same split with decision thresholds (L,) from `bootstrap.choose_thresholds`.
+        """The same split with decision thresholds (L,) from `thresholds.choose_thresholds`.
 
         Raises:
             UserError: the number of thresholds differs from the number of labels.

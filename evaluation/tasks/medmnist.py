@@ -8,8 +8,8 @@ from biovfm_hf.errors import UserError, require
 
 from ..statistics.kinds import MULTILABEL
 from ..statistics.split import whole_labels
-from .images import NpzImages, load_npz_member
 from .layouts import Place, opener
+from .npz_images import NpzImages, load_npz_member
 from .task import SPLITS, Split, Task, TaskRecord
 
 SIZES = (28, 64, 128, 224)

@@ -7,8 +7,9 @@ import pytest
 
 from evaluation.probes.heads.logistic import probe_fast
 from evaluation.probes.probe import Problem
-from evaluation.statistics.bootstrap import Resampling, choose_thresholds, intervals
+from evaluation.statistics.bootstrap import Resampling, intervals
 from evaluation.statistics.split import checked_split
+from evaluation.statistics.thresholds import choose_thresholds
 from evaluation.tasks import GROUPS, read_records
 
 WIDTH = 1024

@@ -8,9 +8,10 @@ import numpy as np
 from ...encoders.encoder import Encoder
 from ...probes.knn import probe_knn
 from ...probes.probe import Problem, Scores
-from ...statistics.bootstrap import Resampling, choose_thresholds, intervals
+from ...statistics.bootstrap import Resampling, intervals
 from ...statistics.kinds import TASKS
 from ...statistics.split import checked_split
+from ...statistics.thresholds import choose_thresholds
 from ...tasks import SPLITS, Task
 from ...tasks.images import Images
 from .read import HeadAttention, Layers, read_heads, read_layers

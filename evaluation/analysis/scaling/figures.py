@@ -19,7 +19,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from biovfm_hf.writing.files import atomic_path, write_text
 
 from ...pictures.figure import COLOURS
-from .analysis import Fit, ScalingAnalysis, predicted_tasks
+from .analysis import Fit, ScalingAnalysis
+from .rows import predicted_tasks
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "*")  # one more than colours: 156 pairs differ
 GREY = "#767676"

@@ -7,9 +7,10 @@ import numpy as np
 
 from biovfm_hf.errors import UserError
 
-from ...statistics.bootstrap import Resampler, choose_thresholds, resampled_metrics
+from ...statistics.bootstrap import Resampler, resampled_metrics
 from ...statistics.metrics import Scorer
 from ...statistics.split import checked_split
+from ...statistics.thresholds import choose_thresholds
 from ...statistics.undefined import reasons
 from ..draws import SubjectDraws, draw_subjects, overlap, spread
 from ..probe import Problem, Scores

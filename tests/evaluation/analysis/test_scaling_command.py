@@ -15,7 +15,8 @@ from biovfm_hf.results.published import FOLDER as PUBLISHED
 from biovfm_hf.results.published import table1
 from biovfm_hf.results.record import Record
 from evaluation.analysis.scaling import analysis, figures, published
-from evaluation.analysis.scaling.analysis import analyse_scaling, slope_rows
+from evaluation.analysis.scaling.analysis import analyse_scaling
+from evaluation.analysis.scaling.rows import slope_rows
 from evaluation.analysis.scaling.tables import read_points
 from evaluation.analysis.scaling_command import main
 from evaluation.results.table import published_rows

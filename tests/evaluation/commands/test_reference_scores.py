@@ -8,6 +8,7 @@ import pytest
 from evaluation.commands.score import main
 from evaluation.statistics import bootstrap, metrics, undefined
 from evaluation.statistics.split import checked_split
+from evaluation.statistics.thresholds import choose_thresholds
 
 
 def score_cases(folder):
@@ -31,9 +32,7 @@ def reported(entry):
 def test_reference_thresholds_and_point_values(cases):
     for path, expected in cases:
         held = np.load(path, allow_pickle=False)
-        thresholds = bootstrap.choose_thresholds(
-            checked_split(expected["task"], held["val_labels"], held["val_scores"])
-        )
+        thresholds = choose_thresholds(checked_split(expected["task"], held["val_labels"], held["val_scores"]))
         np.testing.assert_allclose(thresholds, expected["thresholds"], rtol=0, atol=1e-9, err_msg=path.name)
         for split in ("test", "val"):
             point = expected.get(f"{split}_point", {})

@@ -200,7 +200,7 @@ def test_largest_medmnist_size_is_taken_and_a_missing_one_named(tmp_path):
 
 
 def test_large_members_are_memory_mapped(tmp_path):
-    from evaluation.tasks.images import NpzImages
+    from evaluation.tasks.npz_images import NpzImages
 
     write_npz(tmp_path / "x.npz")
     small = NpzImages(tmp_path / "x.npz", "train_images")
