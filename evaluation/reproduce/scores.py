@@ -18,7 +18,7 @@ from ..probes.suite import Failure, Job, run_jobs
 from ..results.comparisons import ResampledMetrics, enough_resamples, mean_difference
 from ..results.records import merge_records
 from ..results.seeds import over_seeds
-from ..results.table import mean_cell
+from ..results.table import NOT_RECORDED, mean_cell
 from .bench import Bench
 from .numbers import Number, Numbers, Outcome
 from .pictures import PICTURES
@@ -119,11 +119,16 @@ def _number(cell: Cell, records: list[Record], number: Number, bench: Bench) -> 
     entries = [record.metrics.get(cell.metric) for record in over_seeds(bench.out, records, bench.options.resamples)]
     mean = mean_cell(entries)
     if mean is None:
-        undefined = [(record.undefined or {}).get(cell.metric, "no such metric") for record in records]
-        return replace(
-            number, missing=tuple(f"{cell.metric} is undefined: {reason}" for reason in dict.fromkeys(undefined))
-        )
+        gaps = [gap for record in records if (gap := metric_gap(record, cell.metric))]
+        return replace(number, missing=tuple(f"{cell.metric} is {gap}" for gap in dict.fromkeys(gaps)))
     return replace(number, **mean, records=kept)
+
+
+def metric_gap(record: Record, metric: str) -> str:
+    """Why a record has no value of a metric; empty if it has one."""
+    if metric in (record.undefined or {}):
+        return f"undefined: {(record.undefined or {})[metric]}"
+    return "" if metric in record.metrics else NOT_RECORDED
 
 
 def differences(numbers: Numbers, bench: Bench) -> list[dict[str, Any]]:

@@ -17,7 +17,9 @@ from ..statistics.metrics import find_metric, is_lower_better, table_metrics
 from .robustness import robustness_entries, robustness_lines
 
 RESAMPLES = 1000  # the usual number, which tables do not mention
-Cell = dict[str, Any] | None
+NOT_RECORDED = "not recorded"
+Cell = dict[str, Any] | None  # None: the metric is undefined
+Cells = dict[str, Cell]  # of a row, by metric; one that is not recorded is missing
 Blocks = dict[str, list[Record]]
 
 
@@ -83,6 +85,11 @@ def unlike(records: list[Record], field: str, name: str) -> list[str]:
             if len({getattr(record, field) for record in records if getattr(record, name) == value}) > 1]  # fmt: skip
 
 
+def record_cells(record: Record) -> Cells:
+    """The metrics of a record, None for those that it says are undefined."""
+    return {**dict.fromkeys(record.undefined or {}), **record.metrics}
+
+
 def mean_cell(entries: list[Cell]) -> Cell:
     """Mean over tasks with an interval: half-widths of independent tasks add in quadrature, on each side."""
     known = [entry for entry in entries if entry is not None]
@@ -96,23 +103,24 @@ def mean_cell(entries: list[Cell]) -> Cell:
     return {"value": value, "low": value - down, "high": value + up}
 
 
-def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, dict[str, Cell]]]:
-    """The table of means: metrics, the tasks it averages, and {model: {metric: cell}}.
+def mean_rows(records: list[Record]) -> tuple[list[str], list[str], dict[str, Cells]]:
+    """The table of means: metrics, the tasks it averages, and the cells of each model.
 
     It has only models with records of every task, all with the same weights.
     """
     tasks = names_in_order(records, "task")
     metrics = [name for name in table_metrics(averaged=True) if any(name in r.metrics for r in records)]
-    rows: dict[str, dict[str, Cell]] = {}
+    rows: dict[str, Cells] = {}
     mixed = unlike(records, "revision", "model")
     for model in names_in_order(records, "model"):
-        own_metrics = {r.task: r.metrics for r in records if r.model == model}
-        if set(own_metrics) == set(tasks) and model not in mixed:
-            rows[model] = {m: mean_cell([own_metrics[t].get(m) for t in tasks]) for m in metrics}
+        cells = {r.task: record_cells(r) for r in records if r.model == model}
+        if set(cells) == set(tasks) and model not in mixed:
+            recorded = [m for m in metrics if all(m in cells[t] for t in tasks)]
+            rows[model] = {m: mean_cell([cells[t][m] for t in tasks]) for m in recorded}
     return metrics, tasks, rows
 
 
-def published_rows(record: Record, tasks: list[str], metrics: list[str]) -> dict[str, dict[str, Cell]]:
+def published_rows(record: Record, tasks: list[str], metrics: list[str]) -> dict[str, Cells]:
     """Table 1 of BioVFM-21M (arXiv 2505.09329), means over twelve tasks, if the block of `record` is comparable.
 
     It is comparable if it has linear probes by the paper's protocol on the same tasks.
@@ -131,7 +139,7 @@ def _published_cell(ends: list[float]) -> Cell:
 
 
 def cell_text(cell: Cell, bold: bool = False, scale: float = 100) -> str:
-    """A cell, in percent unless `scale` differs: `94.40 (93.90, 94.84)`; `undefined` if there is no value."""
+    """A cell, in percent unless `scale` differs: `94.40 (93.90, 94.84)`, or `undefined`."""
     if cell is None:
         return "undefined"
     text = f"{scale * cell['value']:.2f}"
@@ -141,13 +149,18 @@ def cell_text(cell: Cell, bold: bool = False, scale: float = 100) -> str:
     return f"{text} ({scale * cell['low']:.2f}, {scale * cell['high']:.2f})"
 
 
+def metric_text(cells: Cells, metric: str, bold: bool = False) -> str:
+    """A metric of a row in its unit: as `cell_text`, or `not recorded`."""
+    return cell_text(cells[metric], bold, metric_scale(metric)) if metric in cells else NOT_RECORDED
+
+
 def metric_scale(name: str) -> float:
     """The factor for a metric's values in tables: 100 for percent, 1 for distances."""
     metric = find_metric(name)
     return 100.0 if metric is None or metric.percent else 1.0
 
 
-def best_models(rows: dict[str, dict[str, Cell]], metric: str) -> set[str]:
+def best_models(rows: dict[str, Cells], metric: str) -> set[str]:
     """The models with the best value of a metric, if there are several models."""
     values = {model: cells[metric]["value"] for model, cells in rows.items() if cells.get(metric)}  # type: ignore[index]
     best = min if is_lower_better(metric) else max
@@ -193,21 +206,17 @@ def _difference_words(record: Record) -> str:
     return "Paired bootstrap on the same test cases."
 
 
-def _grid(metrics: list[str], rows: dict[str, dict[str, Cell]]) -> list[str]:
+def _grid(metrics: list[str], rows: dict[str, Cells]) -> list[str]:
     lines = ["| model | " + " | ".join(metric_title(m) for m in metrics) + " |", "|---|" + "---|" * len(metrics)]
     best = {metric: best_models(rows, metric) for metric in metrics}
     for model, cells in rows.items():
-        lines.append(
-            f"| {model} | "
-            + " | ".join(cell_text(cells.get(m), model in best[m], metric_scale(m)) for m in metrics)
-            + " |"
-        )
+        lines.append(f"| {model} | " + " | ".join(metric_text(cells, m, model in best[m]) for m in metrics) + " |")
     return lines
 
 
 def _task_table(task: str, records: list[Record]) -> list[str]:
-    rows = {record.model: dict(record.metrics) for record in records}
-    metrics = [m for m in table_metrics() if any(m in cells for cells in rows.values())]
+    rows = {record.model: record_cells(record) for record in records}
+    metrics = [m for m in table_metrics() if any(m in record.metrics for record in records)]
     train, test = (names_in_order(records, field)[0] for field in ("n_train", "n_test"))
     lines = [f"### {task} ({train} train, {test} test)", "", *_grid(metrics, rows), ""]
     notes = {f"**Warning**: {text}": None for record in records for text in record.warnings or []}
@@ -215,6 +224,7 @@ def _task_table(task: str, records: list[Record]) -> list[str]:
     notes.update(dict.fromkeys(note for record in records for note in record.notes or []))
     undefined = [pair for record in records for pair in (record.undefined or {}).items()]
     notes.update({f"{name} undefined: {why}": None for name, why in undefined})
+    notes.update(dict.fromkeys(_lack_notes(metrics, rows)))
     notes.update(dict.fromkeys(filter(None, map(_seed_note, records))))
     counts = {record.resamples or 0 for record in records if not record.few_shot}
     if counts - {RESAMPLES}:
@@ -222,6 +232,17 @@ def _task_table(task: str, records: list[Record]) -> list[str]:
     if unlike(records, "data", "task"):
         notes["these rows are not all of the same data, so they do not compare; probe the models again"] = None
     return lines + [f"- {note}" for note in notes] + ([""] if notes else [])
+
+
+def _lack_notes(metrics: list[str], rows: dict[str, Cells]) -> list[str]:
+    """For each metric that some records lack: their models, the cause and the remedy."""
+    models = {metric: [model for model, cells in rows.items() if metric not in cells] for metric in metrics}
+    return [
+        f"{metric_title(metric)} not recorded for {', '.join(lacking)}: the record is older than the metric; remove "
+        "it from records/ and run the same command again"
+        for metric, lacking in models.items()
+        if lacking
+    ]
 
 
 def _seed_note(record: Record) -> str | None:
@@ -281,15 +302,14 @@ def latex(records: list[Record]) -> str:
         ]
         lines += ["Model & " + " & ".join(metric_title(m) for m in metrics) + r" \\", r"\midrule"]
         for model, cells in rows.items():
-            texts = [_latex_cell(cells.get(m), model in best[m], metric_scale(m)) for m in metrics]
+            texts = [_latex_cell(metric_text(cells, m), model in best[m]) for m in metrics]
             lines.append(f"{latex_text(model)} & " + " & ".join(texts) + r" \\")
         parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
     return "\n\n".join(parts) + "\n"
 
 
-def _latex_cell(cell: Cell, bold: bool, scale: float) -> str:
-    text = cell_text(cell, scale=scale)
-    if cell is None or not bold:
+def _latex_cell(text: str, bold: bool) -> str:
+    if not bold:
         return text
     value, _, interval = text.partition(" ")
     return f"\\textbf{{{value}}} {interval}".rstrip()

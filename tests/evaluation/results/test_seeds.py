@@ -47,6 +47,13 @@ def test_single_seeds_and_other_settings_stay_apart(tmp_path):
     assert over_seeds(tmp_path, changed) == changed
 
 
+def test_a_metric_that_one_seed_leaves_undefined_keeps_its_reason(tmp_path):
+    records = write_seeds(tmp_path, 1.0, seeds=2)
+    records[1] = replace(records[1], metrics={}, undefined={"auc": "no case is positive"})
+    (joined,) = over_seeds(tmp_path, records)
+    assert joined.metrics == {} and joined.undefined == {"auc": "no case is positive"}
+
+
 def test_command_runs_several_seeds_and_states_their_spread(tmp_path, tiny_model, second_model, class_folder):
     words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(class_folder)]
     words += ["--out", str(tmp_path), "--resamples", "40", "--seed", "0,1,2"]

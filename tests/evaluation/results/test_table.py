@@ -67,6 +67,19 @@ def test_every_line_of_the_csv_file_has_its_own_name():
     assert float(means["features both"]) == pytest.approx(0.8) and float(means["features class"]) == pytest.approx(0.7)
 
 
+def test_a_metric_that_a_record_lacks_is_not_recorded_rather_than_undefined():
+    """As after a metric was added: one model's record is older, and the other's test split leaves a value out."""
+    old = results(("t", "u"), model="old")
+    new = [replace(record, model="new", metrics={**record.metrics, "mcc": {"value": 0.5}}) for record in old]
+    new[1] = replace(new[1], metrics=old[1].metrics, undefined={"mcc": "one class has no case"})
+    text = markdown([*old, *new], [])
+    rows = [line for line in text.splitlines() if line.startswith(("| old", "| new"))]
+    assert [row.split(" | ")[1] for row in rows[:4]] == ["not recorded", "undefined", "not recorded", "50.00"]
+    assert "- MCC not recorded for old: the record is older than the metric; remove it from records/" in text
+    assert "- mcc undefined: one class has no case" in text and "not recorded for new" not in text
+    assert "old & not recorded & " in latex([*old, *new])
+
+
 def test_a_model_of_several_weights_has_no_mean_and_rows_of_several_data_say_so():
     """As when a model is trained further and probed again on one of two tasks, or a task's file changes in between."""
     new, old, same = (
