@@ -15,6 +15,7 @@ biases the calibration error upwards (repeated cases make bins noisier), so its 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from .undefined import lone_classes, reasons
 
 PROTOCOLS = ("biovfm", "fast")
 BLOCK_BYTES = 24 * 2**20
+KEPT_BLOCKS = 32  # of at most 128 resamples
 ALONE = "one case or subject alone gives no interval"
 Interval = dict[str, Any]
 
@@ -72,7 +74,14 @@ class Resampler:
         self.n, self.protocol, self.seed = n, protocol, seed
         self.units = np.arange(n) if clusters is None else _codes(clusters, n, "clusters")
         self.strata = _unit_strata(self.units, stratify, n)
+        self._content = (protocol, seed, self.units.tobytes(), *(members.tobytes() for members in self.strata))
         self._authors = np.random.RandomState(0)  # seeded anew by each resample: a new one takes 14 times as long
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Resampler) and self._content == other._content
+
+    def __hash__(self) -> int:
+        return hash(self._content)
 
     def count_units(self, known: np.ndarray | slice = slice(None)) -> int:
         """Number of units (samples or subjects) that are drawn from; counts only the samples `known` (n,) if given."""
@@ -92,12 +101,23 @@ class Resampler:
         return totals[self.units]
 
     def blocks(self, resamples: int) -> Iterator[np.ndarray]:
-        """Yield the counts of resamples 0..resamples-1 as float arrays (n, B); memory limits B."""
-        dtype = np.float32 if self.n < 2**23 else np.float64
+        """Yield the counts of resamples 0..resamples-1 as float arrays (n, B), not to be changed; memory limits B."""
         width = int(np.clip(BLOCK_BYTES // (4 * self.n), 1, 128))
+        draw = _kept_block if 4 * self.n * resamples <= BLOCK_BYTES else _block
         for start in range(0, resamples, width):
-            rows = [self.counts(i) for i in range(start, min(start + width, resamples))]
-            yield np.ascontiguousarray(np.stack(rows).astype(dtype).T)
+            yield draw(self, start, min(start + width, resamples))
+
+
+def _block(resampler: Resampler, start: int, stop: int) -> np.ndarray:
+    dtype = np.float32 if resampler.n < 2**23 else np.float64
+    rows = [resampler.counts(number) for number in range(start, stop)]
+    block = np.ascontiguousarray(np.stack(rows).astype(dtype).T)
+    block.flags.writeable = False
+    return block
+
+
+# every metric of every model on one split, and every comparison of two, draws the same
+_kept_block = lru_cache(maxsize=KEPT_BLOCKS)(_block)
 
 
 def _codes(values: np.ndarray, n: int, name: str) -> np.ndarray:
