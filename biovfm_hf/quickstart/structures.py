@@ -36,7 +36,7 @@ class Anatomy:
         conditions = [self.ventricle, self.basal_ganglia, self._is_grey, (white > grey) & (white > 0.4)]
         return np.select(conditions, [VENTRICLE, BASAL_GANGLIA, CORTEX, WHITE]).astype(np.uint8)
 
-    @property
+    @cached_property
     def sure(self) -> list[np.ndarray]:
         """Where each of `STRUCTURES` is beyond doubt."""
         grey, white, classes = self.brain.grey, self.brain.white, self.map
