@@ -1,6 +1,7 @@
 """The content of a wheel and an editable install, and that the rooms do not import each other."""
 
 import ast
+import functools
 import json
 import os
 import shutil
@@ -221,7 +222,7 @@ assert not any(name.startswith("biovfm_hf.dataset_builder") for name in sys.modu
 @pytest.mark.parametrize("method", ["dino", "mae"])
 def test_a_bare_checkout_runs(checkout, tmp_path, method):
     script = Path("training") / f"pretrain_{method}.py"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    launch = [python(), "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
     for words, cwd in [
         ([sys.executable, script], checkout),
         ([sys.executable, "-m", f"training.pretrain_{method}"], checkout),
@@ -231,10 +232,17 @@ def test_a_bare_checkout_runs(checkout, tmp_path, method):
         assert "--config" in run(*words, "--help", cwd=cwd).stdout
 
 
+@functools.cache
+def nodes(file: Path) -> list[ast.AST]:
+    """The imports and calls anywhere in a file."""
+    kinds = ast.Import | ast.ImportFrom | ast.Call
+    return [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+
+
 def imports(file: Path) -> set[str]:
     """The names of absolute imports anywhere in a file, and of every string given to `import_module`."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in nodes(file):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -263,7 +271,7 @@ def test_folders_import_only_the_ground_floor(folder):
 def test_relative_imports_stay_inside_the_folder(folder):
     for file in (ROOT / folder).rglob("*.py"):
         depth = len(file.relative_to(ROOT).parts) - 1
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in nodes(file):
             assert not isinstance(node, ast.ImportFrom) or node.level <= depth, f"{file}: {ast.unparse(node)}"
 
 

@@ -7,7 +7,6 @@ import json
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from biovfm_hf.errors import UserError
@@ -165,7 +164,7 @@ def drawings(tmp_path_factory):
             for name, figure, _ in figures._drawings(
                 analyse_scaling(read_points(path), described), with_published=True
             ):
-                FigureCanvasAgg(figure).draw()
+                figure.draw_without_rendering()
                 drawn[name] = figure
         return drawn
 
