@@ -10,10 +10,16 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# the first command that a test runs in this process would set them, and `preloaded.python()` then start a server anew
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import pytest
 
 from tests.preloaded import share
+
+# objects made before Python looks for garbage among them; with its own 700, that takes a twentieth of the time
+YOUNG = 20_000
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -35,6 +41,7 @@ def pytest_collection() -> Generator[None, object, object]:
     result = yield
     gc.freeze()
     gc.enable()
+    gc.set_threshold(YOUNG)
     return result
 
 
