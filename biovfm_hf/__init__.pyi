@@ -19,7 +19,17 @@ from .modeling_biovfm import BioVFMForMaskedImageModeling as BioVFMForMaskedImag
 from .modeling_biovfm import BioVFMForSemanticSegmentation as BioVFMForSemanticSegmentation
 from .image_processing_biovfm import BioVFMImageProcessor as BioVFMImageProcessor
 from .modeling_biovfm import BioVFMModel as BioVFMModel
+from .conversion.read import ConvertedEncoder
 from .results.record import Record
+from evaluation.analysis.layers.analysis import LayerAnalysis
+from evaluation.analysis.scaling.analysis import ScalingAnalysis
+from evaluation.commands.features import Features
+from evaluation.encoders.encoder import Encoder
+from evaluation.reproduce.numbers import Outcome
+from model_cards.card.command import WrittenCard
+from model_cards.hub.command import Pushed
+from model_cards.leaderboard.board import Board
+from model_cards.report.command import WrittenReport
 
 CLASSES: dict[str, str]
 
@@ -157,7 +167,7 @@ def load_encoder(
     compiled: bool = False,
     precision: str | None = None,
     trust_remote_code: str | None = None,
-) -> Any:
+) -> Encoder:
     """Load an encoder with the methods `preprocess(images)` and `encode(pixel_values)`.
 
     Args:
@@ -195,7 +205,7 @@ def convert(
     format: str = 'biovfm',
     num_heads: int | None = None,
     decoder_heads: int | None = None,
-) -> Any:
+) -> ConvertedEncoder:
     """Read the weights of `source` and write them to `to`; see `read_encoder` and the writers.
 
     Args:
@@ -240,7 +250,7 @@ def embed(
     precision: str | None = None,
     compile: bool = False,
     trust_remote_code: str | None = None,
-) -> Any:
+) -> Features:
     """Embed every image of a folder or dataset, and write the features file.
 
     Unreadable files are left out and listed. A killed run continues from the cache beside `out`; the cache is
@@ -634,7 +644,7 @@ def analyse(
     seed: int = 0,
     device: str | None = None,
     trust_remote_code: str | None = None,
-) -> Any:
+) -> LayerAnalysis:
     """Measure the layers of all models, and write `layers.json`, `layers.csv` and `layers.png` to `out`.
 
     Args:
@@ -673,7 +683,7 @@ def scaling(
     axis: str = 'given',
     published: bool = False,
     seed: int = 0,
-) -> Any:
+) -> ScalingAnalysis:
     r"""Fit score = e^b size^a for every family and task, correlate the slopes, and write tables and figures.
 
     Args:
@@ -721,7 +731,7 @@ def reproduce(
     precision: str | None = None,
     cache: str | Path | None = None,
     trust_remote_code: str | None = None,
-) -> list[Any]:
+) -> list[Outcome]:
     """Report the items' needs, make what is possible, and report the rest with reasons.
 
     Args:
@@ -773,7 +783,7 @@ def report(
     title: str = 'BioVFM-HF report',
     seed: int = 0,
     private_images: bool = False,
-) -> Any:
+) -> WrittenReport:
     """Write one HTML page of everything in `inputs`.
 
     Args:
@@ -801,7 +811,7 @@ def leaderboard(
     export: str = 'page',
     dataset: Sequence[str] | str = (),
     title: str = 'Biomedical vision leaderboard',
-) -> list[Any]:
+) -> list[Board]:
     """Write the page, its tables and, for a Space, the README, to `out`.
 
     Args:
@@ -842,7 +852,7 @@ def card(
     private_images: bool = False,
     watts: float | None = None,
     grid: float | None = None,
-) -> Any:
+) -> WrittenCard:
     """Write the model folder's README.md, and its results in machine-readable form beside it.
 
     Args:
@@ -885,7 +895,7 @@ def push(
     tag: str | None = None,
     collection: str | None = None,
     extra: str | None = None,
-) -> Any:
+) -> Pushed:
     """Make the repository equal to the folder, then compare every file's hash.
 
     Args:

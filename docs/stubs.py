@@ -1,10 +1,11 @@
 """Writes biovfm_hf/__init__.pyi from the code: python docs/stubs.py
 
-Editors, type checkers and the API reference learn from it what the front door's functions take.
+Editors, type checkers and the API reference learn from it what the front door's functions take and return. Classes of
+the rooms are imported by their names in a checkout; setup.py writes those in a wheel.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import indent
 from types import UnionType
@@ -12,7 +13,7 @@ from typing import Any, Union, get_args, get_origin
 
 import biovfm_hf
 from biovfm_hf.front_door import FUNCTIONS, open_door
-from biovfm_hf.results.record import Record
+from biovfm_hf.rooms import EXTRAS
 
 TARGET = Path(biovfm_hf.__file__).with_suffix(".pyi")
 
@@ -22,7 +23,7 @@ def stubs() -> str:
     lines = [f'"""{biovfm_hf.__doc__}"""', "", "from collections.abc import Mapping, Sequence"]
     lines += ["from pathlib import Path", "from typing import Any", ""]
     lines += [f"from .{module} import {name} as {name}" for name, module in biovfm_hf.CLASSES.items()]
-    lines += [f"from .{Record.__module__.partition('.')[2]} import {Record.__name__}"]
+    lines += sorted({_import_line(kind) for name in FUNCTIONS for kind in _own_classes(_returned(name))})
     return "\n".join([*lines, "", "CLASSES: dict[str, str]", "", *(stub(name) for name in FUNCTIONS)])
 
 
@@ -40,6 +41,24 @@ def stub(name: str) -> str:
     return "\n".join([f"def {name}(", *parameters, f") -> {_type(signature.return_annotation)}:", doc, "    ...", ""])
 
 
+def _returned(name: str) -> Any:
+    return inspect.signature(open_door(name)).return_annotation
+
+
+def _own_classes(hint: Any) -> Iterator[type]:
+    """The classes of this project in a type."""
+    for part in get_args(hint):
+        yield from _own_classes(part)
+    if isinstance(hint, type) and hint.__module__.partition(".")[0] in EXTRAS:
+        yield hint
+
+
+def _import_line(kind: type) -> str:
+    package, _, module = kind.__module__.partition(".")
+    place = f".{module}" if package == biovfm_hf.__name__ else kind.__module__
+    return f"from {place} import {kind.__name__}"
+
+
 def _parameter(parameter: inspect.Parameter) -> str:
     default = "" if parameter.default is parameter.empty else f" = {_literal(parameter.default)}"
     return f"{parameter.name}: {_type(parameter.annotation, given=True)}{default}"
@@ -50,10 +69,7 @@ def _literal(value: Any) -> str:
 
 
 def _type(hint: Any, given: bool = False) -> str:
-    """A type as source text. What is `given` may be a name where the function wants a path, or one of several values.
-
-    Classes of the rooms, whose modules have other names in a wheel than in a checkout, are left open.
-    """
+    """A type as source text. What is `given` may be a name where a path is wanted, or one of several values."""
     parts = [part for part in (get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint])]
     return " | ".join(dict.fromkeys(word for part in parts for word in _words(part, given)))
 
@@ -69,8 +85,8 @@ def _words(part: Any, given: bool) -> list[str]:
         return [f"{get_origin(part).__name__}[{', '.join(_type(each, given) for each in arguments)}]"]
     if part is Path:
         return ["str", "Path"] if given else ["Path"]
-    known = part is Record or getattr(part, "__module__", "") == "builtins"
-    return [part.__name__ if known else "Any"]
+    name: str = part.__name__
+    return [name]
 
 
 if __name__ == "__main__":

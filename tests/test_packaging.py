@@ -2,8 +2,10 @@
 
 import ast
 import functools
+import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +14,14 @@ import tomllib
 import venv
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from biovfm_hf.front_door import COMMANDS
+from biovfm_hf.front_door import COMMANDS, FUNCTIONS, open_door
 
 from .preloaded import python
 
@@ -148,14 +151,22 @@ USE = """
 import biovfm_hf
 from biovfm_hf.errors import UserError
 reveal_type(biovfm_hf.BioVFMConfig)
+reveal_type(biovfm_hf.load_encoder("dinov2-b").name)
 reveal_type(biovfm_hf.pretrain("mae_smoke", data="images", out="run"))
 biovfm_hf.build(raw="raw", out="dataset", size="large")
 biovfm_hf.embed(model="dinov2-b", imags="scans", out="features.parquet")
 """
 
 
+def returned_type(name: str) -> str:
+    """The type that a function of the front door returns, as mypy writes it for a wheel."""
+    hint = inspect.signature(open_door(name)).return_annotation
+    text = str(hint) if get_args(hint) else f"{hint.__module__}.{hint.__name__}"
+    return re.sub(rf"\b({'|'.join(ROOMS)})\.", r"biovfm_hf.\1.", text).replace("typing.Any", "Any")
+
+
 def test_mypy_sees_the_types_of_the_wheel(site, tmp_path):
-    (tmp_path / "use.py").write_text(USE)
+    (tmp_path / "use.py").write_text(USE + "".join(f"reveal_type(biovfm_hf.{name})\n" for name in FUNCTIONS))
     ours = "[mypy-biovfm_hf.*]\nfollow_imports = silent\n"  # not the packages behind it, which take most of the time
     (tmp_path / "mypy.ini").write_text("[mypy]\nfollow_imports = skip\nignore_missing_imports = true\n" + ours)
     venv.create(tmp_path / "venv")
@@ -166,11 +177,14 @@ def test_mypy_sees_the_types_of_the_wheel(site, tmp_path):
     for expected in (
         "biovfm_hf.configuration_biovfm.BioVFMConfig",
         'Revealed type is "pathlib.Path | str"',
+        'Revealed type is "str"',
         'Argument "size" to "build" has incompatible type "str"; expected "int"',
         'Unexpected keyword argument "imags" for "embed"; did you mean "images"?',
         "Found 2 errors",
     ):
         assert expected in told.stdout
+    for name in FUNCTIONS:
+        assert f' -> {returned_type(name)}"' in told.stdout
 
 
 def test_score_from_the_wheel(installed, tmp_path):
