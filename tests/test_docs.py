@@ -15,11 +15,25 @@ MATRIX = runpy.run_path(str(ROOT / "docs" / "matrix.py"))
 JOURNEY = runpy.run_path(str(ROOT / "docs" / "journey.py"))
 
 
+def dead_links(site: Path) -> list[str]:
+    """The links of a site's pages to files that it lacks."""
+    dead = []
+    for page in site.rglob("*.html"):
+        links = re.findall(r'(?:href|src)="([^"#?]+)', page.read_text(encoding="utf-8"))
+        folder = site if page.name == "404.html" else page.parent
+        places = {link: folder / link.removeprefix("/") for link in links if not re.match(r"\w+:|//", link)}
+        dead += [f"{page.relative_to(site)}: {link}" for link, place in places.items() if not place.exists()]
+    return sorted(dead)
+
+
 def test_the_site_builds_without_a_warning(tmp_path):
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert dead_links(tmp_path) == []
+    for name in ("start", "training", "contributing"):  # pages that lie outside docs/
+        assert (tmp_path / name / "index.html").is_file()
     api = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
     assert 'id="biovfm_hf.build"' in api and 'id="biovfm_hf.modeling_biovfm.BioVFMModel"' in api
 
