@@ -92,10 +92,8 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[ProbeRun], out: P
     records = merge_records(out)
     if failures:
         reasons = len({failure.reason for failure in failures})
-        above = "the error above" if reasons == 1 else f"the {reasons} errors above"
-        error = UserError(f"{len(failures)} of the records could not be made; see {above}")
-        error.add_note(str(failures[0]))  # Python shows it; on the command line it was printed
-        raise error
+        several = f", for {reasons} reasons (all are printed above)" if reasons > 1 else ""
+        raise UserError(f"{len(failures)} of the records could not be made{several}: {failures[0]}")
     return records
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.results.record import Record
-from evaluation.commands.probe import main
+from evaluation.commands.probe import ProbeOptions, main, probe
 from evaluation.encoders.load import load_encoder
 from evaluation.probes import judging
 from evaluation.probes.linear import Linear
@@ -397,20 +397,43 @@ def test_one_reason_of_several_failures_is_reported_once(
     folder = make_class_folder(tmp_path / "broken", 2)
     next((folder / "test" / "class0").iterdir()).write_bytes(b"no image")
     words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(folder)]
-    with pytest.raises(UserError, match="4 of the records could not be made; see the error above") as error:
+    with pytest.raises(UserError) as error:
         main([*words, "--method", "linear,knn", "--out", str(tmp_path / "out"), *FAST])
-    shown = capsys.readouterr().err + str(error.value)
-    assert shown.count("error: ") == 1 and shown.count("a on broken by linear") == 1
+    lines = [
+        line.removeprefix("error: ") for line in capsys.readouterr().err.splitlines() if line.startswith("error:")
+    ]
+    assert len(lines) == 1 and lines[0].startswith("a on broken by linear: ")
+    assert str(error.value) == f"4 of the records could not be made: {lines[0]}"
 
 
 def test_a_failing_task_does_not_stop_the_others(tmp_path, tiny_model, class_folder, make_class_folder):
     folder = make_class_folder(tmp_path / "broken", 2)
     next((folder / "test" / "class0").iterdir()).write_bytes(b"no image")
-    with pytest.raises(UserError, match="1 of the records could not be made"):
+    with pytest.raises(UserError, match=r"1 of the records could not be made: .* on broken by linear: "):
         main(
             ["--model", str(tiny_model), "--tasks", f"{folder},{class_folder}", "--out", str(tmp_path / "out"), *FAST]
         )
     assert [r["task"] for r in read(tmp_path / "out")] == ["stripes"]
+
+
+def test_python_gets_the_first_of_several_causes(tmp_path, class_folder, capsys):
+    with pytest.raises(UserError) as error:
+        probe(ProbeOptions(model=["pixels:15"], tasks=[str(class_folder)], out=tmp_path / "out"))
+    cause = capsys.readouterr().err.partition("error: ")[2].strip()
+    assert "no family has the prefix pixels:" in cause
+    assert str(error.value) == f"1 of the records could not be made: {cause}"
+
+
+def test_several_causes_are_counted(tmp_path, make_class_folder, tiny_model, capsys):
+    folders = [make_class_folder(tmp_path / name, 2) for name in ("first", "second")]
+    for folder in folders:
+        next((folder / "test" / "class0").iterdir()).write_bytes(b"no image")
+    names = ",".join(map(str, folders))
+    with pytest.raises(
+        UserError, match=r"2 of the records could not be made, for 2 reasons .*: .* on first by linear"
+    ):
+        probe(ProbeOptions(model=[str(tiny_model)], tasks=names, out=tmp_path / "out"))
+    assert capsys.readouterr().err.count("error: ") == 2
 
 
 SENSELESS = ["--epochs 0", "--rate -1", "--rate nan", "--neighbours 0", "--temperature 0", "--draws 0"]
