@@ -10,11 +10,11 @@ Perceptual hashes are not random: pictures of one kind share their low frequenci
 first, and as many are taken for a key as if there were only as many bits as hashes differ in. Where still many agree
 on a key, they are ordered again by their other bits in the same way, unless most of them are near each other anyway.
 
-Seconds of CPU on a core of a busy Intel Xeon, with a radius of 4. With random hashes `with_neighbours` takes 0.5 for a
-million and 5 for four million; `neighbours` of half a million in another half takes 1. Of a million hashes with 20
-equal bits `with_neighbours` takes 3, with 32 equal bits 18, since most of these have many neighbours. If only 28 bits
-differ, the number of pairs grows with the square of the hashes: `neighbours` of 40,000 in as many lists 144,000 in
-0.8, of 160,000 in as many 2.3 million in 8.
+Seconds of CPU on a core of an AMD EPYC that was shared with other work, with a radius of 4. With random hashes
+`with_neighbours` takes 0.3 for a million and 2.2 for four million; `neighbours` of half a million in another half
+takes 0.4. Of a million hashes with 20 equal bits `with_neighbours` takes 1.2, with 32 equal bits 6.5, since most of
+these have many neighbours. If only 28 bits differ, the number of pairs grows with the square of the hashes:
+`neighbours` of 40,000 in as many lists 144,000 in 0.1, of 160,000 in as many 2.3 million in 1.1.
 """
 
 import re
@@ -38,7 +38,7 @@ _PIECE = 2**17  # pairs listed at a time: a large group costs time but not memor
 _TABLE = 512  # up to this many hashes are compared with all others without sorting
 _LEFT = 2**22  # hashes looked up at a time, for the sake of memory
 _SAMPLE = 64  # pairs of a long run that tell whether most of it would be listed
-_MANY = 2**13  # pairs from which on a run is compared by itself
+_MANY = 2**11  # pairs from which on a run is compared by itself
 _DENSE = 1 / 16  # share of near pairs from which on more bits would not tell the pairs of a run apart
 _DRAWN = 4096  # pairs drawn to estimate how many bits tell hashes apart
 _BITS = 64
@@ -65,7 +65,8 @@ def with_neighbours(hashes: np.ndarray, radius: int, spread: Spread = one_by_one
     undecided = np.arange(len(hashes))
     for groups in range(_groups(radius, len(hashes) / _MARKED, _telling(hashes, hashes)), 0, -1):
         part, crowded = hashes[undecided], np.zeros(len(undecided), dtype=bool)
-        for close, crowd in spread(partial(_near_in_order, radius, groups == 1), part, _choices(radius, groups, 0)):
+        masks = [mask for mask, _ in _choices(radius, groups, 0)]
+        for close, crowd in spread(partial(_near_in_order, radius, groups == 1), part, masks):
             near[undecided[close]] = True
             crowded[crowd] = True
         undecided = undecided[crowded]
@@ -114,12 +115,21 @@ def _groups(radius: int, keys: float, bits: float) -> int:
     return max((g for g in range(1, radius + 2) if 2 * bits / (radius + 1 + g) >= needed), default=1)
 
 
-def _choices(radius: int, groups: int, agreed: int) -> list[int]:
-    """Every two blocks of a group of the bits that are not `agreed`, together with these: masks."""
+def _choices(radius: int, groups: int, agreed: int) -> list[tuple[int, list[int]]]:
+    """Every two blocks of a group of the bits that are not `agreed`, together with these: masks.
+
+    With each come the masks that tell whether a pair that agrees on it agrees on an earlier one: on all bits of any.
+    """
     bits = [1 << bit for bit in range(_BITS) if not agreed >> bit & 1]
     bounds = np.linspace(0, len(bits), radius + 2 + groups).round().astype(int).tolist()
     blocks = [sum(bits[low:high]) for low, high in pairwise(bounds)]
-    return [agreed | one | two for group in range(groups) for one, two in combinations(blocks[group::groups], 2)]
+    choices, done = [], list[int]()
+    for members in (blocks[group::groups] for group in range(groups)):
+        for one, two in combinations(range(len(members)), 2):
+            others = [members[block] for block in range(two) if block != one]
+            choices.append((agreed | members[one] | members[two], [*done, *others]))
+        done += [one | two for one, two in combinations(members, 2)]
+    return choices
 
 
 def _ordered(hashes: np.ndarray, mask: int) -> tuple[np.ndarray, np.ndarray]:
@@ -193,8 +203,9 @@ def _all_compared(left: np.ndarray, right: np.ndarray, radius: int) -> Pairs:
     rows = _PIECE // columns
     for start in range(0, len(left), rows):
         for first in range(0, len(right), columns):
-            differences = left[start : start + rows, None] ^ right[first : first + columns]
-            i, j = np.nonzero(np.bitwise_count(differences) <= radius)
+            part = right[first : first + columns]
+            distances = np.bitwise_count(left[start : start + rows, None] ^ part)
+            i, j = np.divmod(np.flatnonzero(distances <= radius), len(part))
             yield i + start, j + first
 
 
@@ -202,9 +213,8 @@ def _search(
     left: np.ndarray, right: np.ndarray, radius: int, groups: int, agreed: int, before: Sequence[int]
 ) -> Pairs:
     """The pairs within the radius that agree on the bits `agreed`, but not on those of any choice `before`."""
-    choices = _choices(radius, groups, agreed)
-    for number, mask in enumerate(choices):
-        yield from _agreeing(left, right, radius, mask, [*before, *choices[:number]])
+    for mask, earlier in _choices(radius, groups, agreed):
+        yield from _agreeing(left, right, radius, mask, [*before, *earlier])
 
 
 def _agreeing(left: np.ndarray, right: np.ndarray, radius: int, mask: int, before: Sequence[int]) -> Pairs:
@@ -218,7 +228,7 @@ def _agreeing(left: np.ndarray, right: np.ndarray, radius: int, mask: int, befor
     middles = starts + np.add.reduceat(order < len(right), starts, dtype=np.int64)  # where those of `left` begin
     runs = np.stack([starts, middles, ends])
     counts = (middles - starts) * (ends - middles)
-    large, rest = np.flatnonzero(counts > _RUN * (ends - starts)), _BITS - mask.bit_count()
+    large, rest = np.flatnonzero(counts > _LAST * _RUN * (ends - starts)), _BITS - mask.bit_count()
     if len(large) and rest >= radius + 2:
         distances = _distances(ordered, runs[:, large])
         apart = (distances <= radius).mean(axis=0) < _DENSE
@@ -270,17 +280,28 @@ def _of_long(ordered: np.ndarray, runs: np.ndarray, radius: int) -> Pairs:
 
 
 def _of_short(ordered: np.ndarray, runs: np.ndarray, radius: int) -> Pairs:
-    """The pairs of short runs within the radius, of many runs together."""
+    """The pairs of short runs within the radius: each hash of `left` with the first of its run, with the second ..."""
     starts, middles, ends = runs
     rows = _members(middles, ends)
     first, counts = (np.repeat(part, ends - middles) for part in (starts, middles - starts))
-    totals = np.cumsum(counts)
-    for start in range(0, int(counts.sum()), _PIECE):
-        stop = min(start + _PIECE, int(totals[-1]))
-        first_row, last_row = np.searchsorted(totals, [start, stop - 1], "right").tolist()
-        part = slice(first_row, last_row + 1)
-        repeats = np.diff(np.minimum(totals[part], stop), prepend=start)
-        row = np.repeat(rows[part], repeats)
-        place = np.repeat((first - totals + counts)[part], repeats) + np.arange(start, stop)
-        close = np.flatnonzero(np.bitwise_count(ordered[row] ^ ordered[place]) <= radius)
-        yield row[close], place[close]
+    order = np.argsort(-counts, kind="stable")
+    rows, first, counts = rows[order], first[order], counts[order]
+    begin = 0
+    while begin < len(rows):
+        part = slice(begin, begin + max(1, _PIECE // int(counts[begin])))
+        yield _compared_in_steps(ordered, rows[part], first[part], counts[part], radius)
+        begin = part.stop
+
+
+def _compared_in_steps(
+    ordered: np.ndarray, rows: np.ndarray, first: np.ndarray, counts: np.ndarray, radius: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of each row with the `counts` places from `first` on; `counts` descend."""
+    own = ordered[rows]
+    lengths = np.searchsorted(-counts, -np.arange(int(counts[0])), "left").tolist()
+    close = [
+        np.flatnonzero(np.bitwise_count(own[:length] ^ ordered[first[:length] + step]) <= radius)
+        for step, length in enumerate(lengths)
+    ]
+    places = np.concatenate(close)
+    return rows[places], first[places] + np.repeat(np.arange(len(close)), [len(part) for part in close])
