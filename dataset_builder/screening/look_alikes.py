@@ -1,36 +1,34 @@
 """Finds near duplicates: pictures that look like an earlier one, without comparing all with all.
 
-The rule goes through the pictures in order. A picture is dropped if it looks like an earlier standing one of another
-file: their perceptual hashes differ by at most RADIUS bits, and the textures of their thumbnails correlate by at least
-SIMILARITY. A picture that is not dropped stands, except in a crowd: if STANDING pictures of its hash stand already, or
-CROWD pictures, of whatever file, whose hashes are within RADIUS of its own, it is kept, but later pictures are not
-compared with it. So the first picture of a group stays, with every one that looks like none of those that stand.
+The rule goes through the pictures in order. A picture is compared with the first CROWD standing ones, of whatever
+file, whose perceptual hashes differ from its own by at most RADIUS bits. It is dropped if it looks like one of these
+that is of another file: the textures of their thumbnails correlate by at least SIMILARITY. A picture that is not
+dropped stands, except in a crowd: if STANDING pictures of its hash stand already, or CROWD whose hashes are within
+RADIUS of its own, it is kept, but later pictures are not compared with it. So the first picture of a group stays, with
+every one that looks like none of those with which it is compared. Those of its own hash are always among these.
 
-As few stand near each other, each picture is compared with few, whatever the size of a crowd: with CROWD if all
-hashes are within RADIUS of each other; with 1,800 on average if 200,000 are only within RADIUS of one hash.
+To decide on all at once, all pairs of near hashes are listed. Where there is no room for so many, the pictures are
+halved: the first half is decided, the second half is compared with those of the first that stand, a part of these at a
+time, and then the second half is decided. So the time of a crowd is in proportion to its size, and memory is bounded;
+the textures of suspects are in a file of 3.2 KB for each picture with a near hash: at most 3.2 GB for a million
+pictures.
 
-To decide on all at once, the pictures are halved: the standing pictures of the first half are compared with the second
-half, where their look-alikes are dropped and their neighbours count them. Then each half is treated in the same way,
-down to pieces that are decided in order. Pairs are compared in pieces, so memory stays bounded; the textures of
-suspects are in a file of 3.2 KB for each picture with a near hash: at most 3.2 GB for a million pictures.
+Seconds of CPU on a core of an AMD EPYC that was shared with other work, by the pictures of one crowd:
 
-Seconds of CPU on a core of an Intel Xeon that was shared with other work, by the pictures of one crowd:
+    | pictures                                           | 2,000 | 8,000 | 50,000 | 200,000 |
+    |----------------------------------------------------|-------|-------|--------|---------|
+    | all look alike                                     |   0.3 |   0.4 |    1.6 |     5.8 |
+    | none does; all hashes within RADIUS of each other  |   0.2 |   0.5 |    2.1 |     8.4 |
+    | none does; all hashes within RADIUS of one of them |   0.2 |   0.4 |    2.6 |      10 |
 
-    | pictures                                           | 2,000 | 4,000 | 8,000 | 50,000 | 200,000 |
-    |----------------------------------------------------|-------|-------|-------|--------|---------|
-    | all look alike                                     |   0.2 |   0.2 |   0.5 |    2.4 |      12 |
-    | none does; all hashes within RADIUS of each other  |   0.3 |   0.6 |   0.8 |    3.9 |      15 |
-    | none does; all hashes within RADIUS of one of them |   0.3 |   0.7 |   1.4 |     19 |      93 |
-
-The last row has 84, 94, 110, 279 and 877 MiB in all, with thumbnails and mapped textures. A million pictures with
-20,000 pairs among them take 3.9 s.
+The last row has 96, 130, 370 and 1,157 MiB in all, with thumbnails and mapped textures.
 
 Where hashes differ in few bits, the pairs of near ones grow with the square of the pictures, until these are a crowd.
-If 28 random bits differ and no pictures look alike, 10,000 take 0.4 s, 40,000 3 s, 160,000 16 s and 320,000 45 s.
+If 28 random bits differ and no pictures look alike, 10,000 take 0.2 s, 40,000 1.2 s, 160,000 6.5 s and 320,000 18 s:
+21 to 55 us each, as each is compared with 0.5 to 15 others, and never with more than CROWD.
 """
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -42,7 +40,8 @@ from .near_hashes import Spread, neighbours, one_by_one, with_neighbours
 RADIUS = 4  # bits by which the perceptual hashes of near duplicates may differ
 STANDING = 16  # pictures of one hash with which later ones are compared
 CROWD = 128  # pictures of near hashes with which later ones are compared
-_FEW = 256  # up to this many pictures are compared one by one, in order
+_LISTED = 2**24  # pairs of near hashes in memory, unless there are more pictures: 0.5 GB
+_DRAWN = 4096  # pairs drawn to estimate whether there is room for all near ones
 _PIECE = 2**14  # pairs looked at together, whose textures take at most 100 MB
 _AT_ONCE = 64  # pairs of textures multiplied at a time, which stay in a core's cache
 _FURTHEST = 2 * (1 - SIMILARITY) + 1e-4  # squared distance of the textures of look-alikes, with room for rounding
@@ -77,8 +76,8 @@ def look_alikes(
         cache = _Textures(thumbnails, rows[suspects], file)
         order = _Order(hashes[suspects], value_of[suspects], files[suspects], cache)
         order.settle(np.arange(len(suspects)))
-        dropped = np.flatnonzero(order.dropped)
-        return suspects[dropped], suspects[order.most_alike(dropped)]
+    dropped = np.flatnonzero(order.like >= 0)
+    return suspects[dropped], suspects[order.like[dropped]]
 
 
 class _Textures:
@@ -121,82 +120,127 @@ class _Textures:
 
 
 class _Order:
-    """Suspects in order: which stand and which are dropped, as arrays (n,) by the suspect's number."""
+    """Suspects in order: arrays (n,) by the suspect's number.
+
+    Attributes:
+        stands: whether later ones are compared with it.
+        like: the standing one that it looks most like, or -1 if it is not dropped.
+    """
 
     def __init__(self, hashes: np.ndarray, values: np.ndarray, files: np.ndarray, cache: _Textures) -> None:
         self._hashes, self._files, self._cache = hashes, files, cache
         _, self._values = np.unique(values, return_inverse=True)
         self._equal = np.zeros(len(hashes), dtype=np.int32)  # how many stand, by hash
-        self._near = np.zeros(len(hashes), dtype=np.int32)  # how many earlier ones stand within RADIUS
+        self._near = np.zeros(len(hashes), dtype=np.int32)  # with how many each was compared
+        self._best = np.full(len(hashes), -1.0)  # its correlation with `like`
         self.stands = np.zeros(len(hashes), dtype=bool)
-        self.dropped = np.zeros(len(hashes), dtype=bool)
+        self.like = np.full(len(hashes), -1)
 
     def settle(self, numbers: np.ndarray) -> None:
-        """Decide on suspects that look like none of those standing so far; all before them are decided."""
-        if not self._may_stand(numbers).any():
+        """Decide on suspects that were compared with all that stand before them."""
+        later = numbers[self._near[numbers] < CROWD]
+        earlier = later[(self._equal[self._values[later]] < STANDING) & (self.like[later] < 0)]
+        if not len(earlier):
             return
-        if len(numbers) <= _FEW:
-            self._settle_in_order(numbers)
+        pairs = self._pairs(later, earlier)
+        if pairs is not None:
+            self._decide(earlier, *pairs)
             return
-        first, second = np.array_split(numbers, 2)
+        first, second = np.array_split(later, 2)
         self.settle(first)
-        for i, j in self._pairs(second, first[self.stands[first]]):
-            later, counts = np.unique(i, return_counts=True)
-            self._near[later] += counts
-            for alike, _ in self._alike(i, j):
-                self.dropped[i[alike]] = True
-        self.settle(second[~self.dropped[second]])
+        self._compare(second, first[self.stands[first]])
+        self.settle(second)
 
-    def _may_stand(self, numbers: np.ndarray) -> np.ndarray:
-        """Whether so few stand near each suspect that it would stand too."""
-        return (self._equal[self._values[numbers]] < STANDING) & (self._near[numbers] < CROWD)
+    def _compare(self, later: np.ndarray, earlier: np.ndarray) -> None:
+        """Compare suspects with some that stand, as many at a time as there is room for their pairs."""
+        start, size = 0, len(earlier)
+        while start < len(earlier) and len(later):
+            pairs = self._pairs(later, earlier[start : start + size])
+            if pairs is None:
+                size = -(-size // 2)
+                continue
+            i, j = pairs
+            near = self._in_turn(i) < CROWD
+            i, j = i[near], j[near]
+            self._note(i, j, self._correlations(i, j))
+            later = later[self._near[later] < CROWD]
+            start += size
+            if 4 * len(near) < self._most(later):
+                size *= 2
 
-    def _settle_in_order(self, numbers: np.ndarray) -> None:
-        pairs = self._pairs(numbers, numbers[self._may_stand(numbers)])
-        i, j = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        order = np.argsort(i, kind="stable")
-        i, j = i[order], j[order]
-        alike = np.zeros(len(i), dtype=bool)
-        for places, _ in self._alike(i, j):
-            alike[places] = True
-        bounds = np.searchsorted(i, numbers), np.searchsorted(i, numbers, "right")
-        for number, start, stop in zip(numbers, *(bound.tolist() for bound in bounds), strict=True):
-            if start < stop:
-                standing = self.stands[j[start:stop]]
-                self._near[number] += np.count_nonzero(standing)
-                self.dropped[number] = (standing & alike[start:stop]).any()
-            if not self.dropped[number] and self._may_stand(number):
-                self._equal[self._values[number]] += 1
-                self.stands[number] = True
+    def _decide(self, numbers: np.ndarray, i: np.ndarray, j: np.ndarray) -> None:
+        """Decide which of `numbers` stand, by all pairs of a later and an earlier one, the later one first."""
+        correlations, equal = self._correlations(i, j), self._values[i] == self._values[j]
+        starts, ends = np.searchsorted(i, numbers), np.searchsorted(i, numbers, "right")
+        alike, same = (np.append(0, np.cumsum(part)) for part in (correlations > 0, equal))
+        # with so few near, most stand whichever of these do
+        free = (alike[starts] == alike[ends]) & (self._near[numbers] + ends - starts < CROWD)
+        free &= self._equal[self._values[numbers]] + same[ends] - same[starts] < STANDING
+        self.stands[numbers[free]] = True
+        for number, start, end in zip(*(part[~free].tolist() for part in (numbers, starts, ends)), strict=True):
+            standing = start + np.flatnonzero(self.stands[j[start:end]])
+            self.stands[number] = (
+                self._near[number] + len(standing) < CROWD
+                and self._equal[self._values[number]] + np.count_nonzero(equal[standing]) < STANDING
+                and not (correlations[standing] > 0).any()
+            )
+        np.add.at(self._equal, self._values[numbers[self.stands[numbers]]], 1)
+        standing = np.flatnonzero(self.stands[j])
+        near = standing[self._in_turn(i[standing]) < CROWD]
+        self._note(i[near], j[near], correlations[near])
 
-    def most_alike(self, numbers: np.ndarray) -> np.ndarray:
-        """For each dropped picture of `numbers`, the number of the standing one that it looks most like."""
-        best = np.full(len(self._hashes), -1.0)
-        like = np.full(len(self._hashes), -1)
-        for later, earlier in self._pairs(numbers, np.flatnonzero(self.stands)):
-            for places, correlations in self._alike(later, earlier):
-                i, j = later[places], earlier[places]
-                # further digits depend on the order of summation
-                rounded = np.round(correlations.astype(np.float64), 6)
-                order = np.lexsort((j, -rounded, i))
-                i, j, rounded = i[order], j[order], rounded[order]
-                _, leading = np.unique(i, return_index=True)
-                i, j, rounded = i[leading], j[leading], rounded[leading]
-                better = (rounded > best[i]) | ((rounded == best[i]) & (j < like[i]))
-                best[i[better]], like[i[better]] = rounded[better], j[better]
-        return like[numbers]
+    def _in_turn(self, i: np.ndarray) -> np.ndarray:
+        """With how many the suspects i, ascending, were compared before each of these pairs."""
+        starts, lengths = _runs(i)
+        return self._near[i] + np.arange(len(i)) - np.repeat(starts, lengths)
 
-    def _pairs(self, later: np.ndarray, earlier: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs of suspects with near hashes, the later one first."""
+    def _note(self, i: np.ndarray, j: np.ndarray, correlations: np.ndarray) -> None:
+        """Note that suspects i were compared with standing ones j, which come after all that were noted before."""
+        starts, lengths = _runs(i)
+        self._near[i[starts]] += lengths.astype(np.int32)
+        alike = np.flatnonzero(correlations > 0)
+        # further digits depend on the order of summation
+        i, j, rounded = i[alike], j[alike], np.round(correlations[alike].astype(np.float64), 6)
+        order = np.lexsort((j, -rounded, i))
+        i, j, rounded = i[order], j[order], rounded[order]
+        leading, _ = _runs(i)
+        better = leading[rounded[leading] > self._best[i[leading]]]
+        self._best[i[better]], self.like[i[better]] = rounded[better], j[better]
+
+    def _most(self, later: np.ndarray) -> int:
+        """How many pairs of these suspects with earlier ones are listed at a time."""
+        return max(len(later), min(CROWD * len(later), _LISTED))
+
+    def _pairs(self, later: np.ndarray, earlier: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Pairs of a later suspect and an earlier one with near hashes, in order; None if there are too many."""
+        most, blocks = self._most(later), [np.empty(0, np.int64)]
+        draw = np.random.default_rng(0)
+        i, j = draw.choice(later, _DRAWN), draw.choice(earlier, _DRAWN)
+        share = ((np.bitwise_count(self._hashes[i] ^ self._hashes[j]) <= RADIUS) & (i > j)).mean()
+        if share * len(later) * len(earlier) > 4 * most:
+            return None
         for i, j in neighbours(self._hashes[later], self._hashes[earlier], RADIUS):
             i, j = later[i], earlier[j]
             ordered = i > j
-            yield i[ordered], j[ordered]
+            blocks.append(i[ordered] << 32 | j[ordered])
+            most -= len(blocks[-1])
+            if most < 0:
+                return None
+        pairs = np.sort(np.concatenate(blocks))
+        return pairs >> 32, pairs & (2**32 - 1)
 
-    def _alike(self, i: np.ndarray, j: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Places of the pairs (i, j) that are of different files and look alike, and their correlations."""
+    def _correlations(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        """The correlations of pairs of different files that look alike; 0 for others."""
+        correlations = np.zeros(len(i), np.float32)
         places = np.flatnonzero(self._files[i] != self._files[j])
         for start in range(0, len(places), _PIECE):
             piece = places[start : start + _PIECE]
-            alike, correlations = self._cache.alike(i[piece], j[piece])
-            yield piece[alike], correlations
+            alike, values = self._cache.alike(i[piece], j[piece])
+            correlations[piece[alike]] = values
+        return correlations
+
+
+def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each run of equals begins, and how long it is."""
+    starts = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
+    return starts, np.diff(starts, append=len(values))

@@ -17,7 +17,7 @@ def picture_by_picture(hashes, files, alike, equal_most, crowd):
     """The rule taken literally: {dropped image: the standing images before it with which it is compared}."""
     standing, answers = [], {}
     for n in range(len(hashes)):
-        near = [m for m in standing if int(hashes[m] ^ hashes[n]).bit_count() <= RADIUS]
+        near = [m for m in standing if int(hashes[m] ^ hashes[n]).bit_count() <= RADIUS][:crowd]
         others = [m for m in near if files[m] != files[n]]
         if others and alike[n, others].max() >= SIMILARITY:
             answers[n] = others
@@ -56,7 +56,7 @@ def test_the_answers_are_those_of_the_rule(seed, count, codes, scenes, files, st
     alike = shown @ shown.T
     assume(np.abs(alike - SIMILARITY).min() > 1e-6)  # where the order of sums would decide
     with (
-        patch.object(module, "_FEW", blocks[0]),
+        patch.object(module, "_LISTED", blocks[0]),
         patch.object(module, "STANDING", standing),
         patch.object(module, "CROWD", crowd),
         patch.object(module, "_PIECE", blocks[1]),
@@ -86,26 +86,80 @@ def test_nothing_is_a_look_alike_of_nothing():
     assert not len(like)
 
 
-@pytest.mark.parametrize("scenes", [1, 1500])
-def test_each_picture_of_a_crowd_is_compared_with_few(scenes):
-    """All hashes are near each other; all pictures look alike, or none does."""
-    _, thumbnails = pictures(2, 1500, 1, scenes, 0)
-    hashes = np.array([1 << n % 3 | 1 << 8 + n % 5 for n in range(1500)], np.uint64)
-    compared = []
-    honest = module._Textures.alike
+KINDS = {
+    "uniform, with near copies": lambda rng, count: (
+        rng.integers(0, 2**64, -(-count // 2), np.uint64).repeat(2)[:count] ^ rng.integers(0, 2, count, np.uint64)
+    ),
+    "equal bits": lambda rng, count: rng.integers(0, 2**12, count, dtype=np.uint64),
+    "equal": lambda rng, count: np.full(count, 7, np.uint64),
+    "near each other": lambda rng, count: around(rng, count, 1, 2),
+    "around a centre": lambda rng, count: around(rng, count, 1, 4),
+    "20 free bits": lambda rng, count: rng.integers(0, 2**20, count, dtype=np.uint64) << np.uint64(17),
+    "crowds of 800": lambda rng, count: around(rng, count, count // 800, 3),
+}
+
+
+def around(rng: np.random.Generator, count: int, centres: int, bits: int) -> np.ndarray:
+    """Random hashes of which up to `bits` bits are those of another centre."""
+    hashes = rng.integers(0, 2**64, centres, dtype=np.uint64)[rng.integers(0, centres, count)]
+    places = np.argsort(rng.random((count, 64)), axis=1)[:, :bits].astype(np.uint64)
+    flipped = np.arange(bits) < rng.integers(0, bits + 1, count)[:, None]
+    return hashes ^ np.bitwise_or.reduce(flipped.astype(np.uint64) << places, axis=1)
+
+
+def mixture(rng: np.random.Generator, count: int) -> np.ndarray:
+    """A bit of each kind, in random order."""
+    share = -(-count // len(KINDS))
+    return rng.permutation(np.concatenate([kind(rng, max(share, 800)) for kind in KINDS.values()]))[:count]
+
+
+@pytest.mark.parametrize("listed", [0, 2**24])
+@pytest.mark.parametrize("kind", [*KINDS, "mixture"])
+def test_crowds_are_decided_by_the_rule(kind, listed):
+    rng = np.random.default_rng(4)
+    hashes = KINDS.get(kind, mixture)(rng, 1600)
+    scenes = rng.integers(0, 256, (1200, THUMBNAIL**2))[rng.integers(0, 1200, 1600) * rng.integers(0, 2, 1600)]
+    thumbnails = np.clip(scenes + rng.normal(0, 2, scenes.shape), 0, 255).astype(np.uint8)
+    files = rng.integers(0, 400, 1600)
+    shown = textures(thumbnails)
+    alike = shown @ shown.T
+    with patch.object(module, "_LISTED", listed):
+        numbers, like = look_alikes(hashes, files, thumbnails, np.arange(1600))
+    expected = picture_by_picture(hashes, files, alike, module.STANDING, module.CROWD)
+    assert 0 < len(expected) < 1600
+    assert numbers.tolist() == list(expected)
+    assert all(alike[n, m] > alike[n, expected[n]].max() - 2e-6 for n, m in zip(numbers, like, strict=True))
+
+
+@pytest.mark.parametrize("scenes", [1, 4000])
+@pytest.mark.parametrize("kind", ["equal", "near each other", "around a centre", "crowds of 800"])
+def test_each_picture_of_a_crowd_is_compared_with_few(kind, scenes):
+    """All pictures look alike, or none does: few hashes and few textures are compared for each."""
+    rng = np.random.default_rng(2)
+    hashes = KINDS[kind](rng, 4000)
+    thumbnails = rng.integers(0, 256, (scenes, THUMBNAIL**2), dtype=np.uint8)
+    rows = np.arange(4000) % scenes
+    near, compared = [], []
+
+    def neighbours(left, right, radius):
+        for i, j in near_hashes.neighbours(left, right, radius):
+            near.append(len(i))
+            yield i, j
 
     def alike(self, i, j):
         compared.append(len(i))
         return honest(self, i, j)
 
+    honest = module._Textures.alike
     with (
-        patch.object(module, "_FEW", 16),
         patch.object(module, "CROWD", 8),
+        patch.object(module, "neighbours", neighbours),
         patch.object(module._Textures, "alike", alike),
     ):
-        numbers, _ = look_alikes(hashes, np.arange(1500), thumbnails, np.arange(1500))
-    assert len(numbers) == 1499 if scenes == 1 else len(numbers) < 50
-    assert 1400 < sum(compared) < 1500 * (8 + 16)
+        numbers, _ = look_alikes(hashes, np.arange(4000), thumbnails, rows)
+    assert len(numbers) > 3500 if scenes == 1 else not len(numbers)
+    assert sum(compared) < 2 * 8 * 4000
+    assert sum(near) < 8 * 8 * 4000
 
 
 def test_a_sketch_rules_out_no_look_alike(tmp_path):
