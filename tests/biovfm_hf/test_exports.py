@@ -20,17 +20,17 @@ from biovfm_hf import (
 )
 from biovfm_hf.positions import resize_position_embeddings
 
-SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
+SMALL = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 RECORDED = (2, 3, 32, 32)
 UNSEEN = [(5, 3, 32, 32), (1, 3, 48, 64), (3, 3, 16, 16)]
 # torch.export takes at least two patches a side: its graph of a convolution does not have a side of one
 ONE_PATCH = [(2, 3, 8, 8), (1, 3, 24, 8)]
 
 MODELS: dict[str, tuple[type, dict]] = {
-    "encoder": (BioVFMModel, {}),
+    "encoder": (BioVFMModel, {"num_hidden_layers": 2}),
     "as DINOv2 trains": (BioVFMModel, {"interpolate_offset": 0.1, "use_mask_token": True}),
     "registers": (BioVFMModel, {"num_register_tokens": 2, "interpolate_antialias": True, "ffn_type": "swiglu"}),
-    "backbone": (BioVFMBackbone, {"out_indices": [1, 2]}),
+    "backbone": (BioVFMBackbone, {"out_indices": [1, 2], "num_hidden_layers": 2}),
     "classifier": (BioVFMForImageClassification, {"num_labels": 3}),
     "segmentation": (BioVFMForSemanticSegmentation, {"num_labels": 3}),
     "U-Net": (BioVFMForSemanticSegmentation, {"num_labels": 3, "segmentation_head": "unet", "num_hidden_layers": 4}),

@@ -245,7 +245,7 @@ def test_methods_that_the_authors_did_not_run_take_thresholds_between_scores(tmp
 @pytest.mark.parametrize("decoder", ["linear", "unet"])
 def test_segmentation_writes_dice_per_case(tmp_path, tiny_model, second_model, mask_folder, decoder):
     words = ["--model", f"a={tiny_model}", "--model", f"b={second_model}", "--tasks", str(mask_folder)]
-    words += ["--out", str(tmp_path), "--method", "segment", "--decoder", decoder, "--epochs", "60", *FAST]
+    words += ["--out", str(tmp_path), "--method", "segment", "--decoder", decoder, "--epochs", "40", *FAST]
     main(words)
     records = read(tmp_path)
     assert {r["method"] for r in records} == {"segment" if decoder == "linear" else "segment-unet"}

@@ -74,7 +74,7 @@ def results(tmp_path_factory, make_wide, box_folder):
     out = tmp_path_factory.mktemp("detected")
     models = [f"{name}={make_wide(name)}" for name in ("first", "second")]
     settings = dict(model=models, tasks=[str(box_folder)], resamples=20, image_size=64, rate=5e-3)
-    probe(ProbeOptions(**settings, out=out, method=["detect"], epochs=25))
+    probe(ProbeOptions(**settings, out=out, method=["detect"], epochs=16))
     return out, settings
 
 

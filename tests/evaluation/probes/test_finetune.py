@@ -233,12 +233,14 @@ def test_random_crop_keeps_three_quarters_and_the_proportions(make_image):
         assert 0.7 < crop.size / image.size <= 1 and abs(crop.shape[1] / crop.shape[0] - 64 / 48) < 0.05
 
 
-@pytest.mark.parametrize("name", ["unet-small", "transunet-small"])
-def test_networks_from_scratch_segment_and_are_refused_elsewhere(tmp_path, make_mask_folder, class_folder, name):
+@pytest.mark.parametrize(("name", "epochs"), [("unet-small", 8), ("transunet-small", 12)])
+def test_networks_from_scratch_segment_and_are_refused_elsewhere(
+    tmp_path, make_mask_folder, class_folder, name, epochs
+):
     folder = make_mask_folder(tmp_path / "discs", {"train": 8, "val": 2, "test": 3})
     stand_in = load_encoder(f"scratch:{name}")
     assert stand_in.revision == f"scratch:{name}@32"
-    probe = Segment(image_size=32, epochs=12)
+    probe = Segment(image_size=32, epochs=epochs)
     answer = probe.run(Trial(stand_in, open_task(str(folder), folder), ProbeRun(probe, resamples=20), tmp_path))
     assert answer.metrics["dice"]["value"] > 0.5 and answer.trained == answer.parameters > 7e6
     linear = Linear()

@@ -178,10 +178,10 @@ def test_subject_intervals_equal_a_loop_of_scikit_learn_calls(seed, people, stra
     labels = of_person[subjects]
     scores = np.round(0.4 * labels + 0.6 * rng.random(len(labels)), 2)
     strata = labels if stratified else None
-    found = intervals(BINARY, labels, scores, np.array([0.5]), 40, "fast", 3, True, subjects=subjects, strata=strata)
+    found = intervals(BINARY, labels, scores, np.array([0.5]), 15, "fast", 3, True, subjects=subjects, strata=strata)
     resampler = bootstrap.Resampler(len(labels), "fast", 3, subjects, strata)
     drawn = {"auc": [], "mcc": [], "brier": []}
-    for number in range(40):
+    for number in range(15):
         taken = np.repeat(np.arange(len(labels)), resampler.counts(number))
         y, p = labels[taken], scores[taken]
         drawn["auc"].append(roc_auc_score(y, p) if 0 < y.mean() < 1 else np.nan)

@@ -91,7 +91,7 @@ def agree(found, expected, undefined):
             assert found[name] == pytest.approx(value, abs=1e-12), name
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(columns_and_scores())
 def test_multilabel_metrics_equal_scikit_learn(case):
     labels, scores = case
@@ -103,7 +103,7 @@ def test_multilabel_metrics_equal_scikit_learn(case):
     agree(found, expected, undefined)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(columns_and_scores(max_columns=1), st.sampled_from(["flat", "one", "two"]))
 def test_binary_metrics_do_not_depend_on_the_shape_of_scores(case, shape):
     labels, scores = case
@@ -113,7 +113,7 @@ def test_binary_metrics_do_not_depend_on_the_shape_of_scores(case, shape):
     agree(found, {k: v for k, v in multilabel_oracle(labels, scores, 0.4).items() if k in metrics.names()}, undefined)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(classes_and_scores(), st.sampled_from([MULTICLASS, ORDINAL]))
 def test_multiclass_metrics_equal_scikit_learn(case, task):
     labels, scores = case

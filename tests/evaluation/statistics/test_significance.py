@@ -177,11 +177,11 @@ def test_paired_bootstrap_equals_a_loop_of_scikit_learn_calls(seed, n):
     a, b = (np.round(0.3 * labels + rng.random(n), 1) for _ in range(2))
     resampler = bootstrap.Resampler(n, "fast", 2)
     drawn = []
-    for number in range(50):
+    for number in range(15):
         taken = np.repeat(np.arange(n), resampler.counts(number))
         if 0 < labels[taken].mean() < 1:
             drawn.append(roc_auc_score(labels[taken], a[taken]) - roc_auc_score(labels[taken], b[taken]))
-    found = paired_bootstrap(BINARY, labels, a, b, np.full(1, 0.5), np.full(1, 0.5), 50, seed=2)["auc"]
+    found = paired_bootstrap(BINARY, labels, a, b, np.full(1, 0.5), np.full(1, 0.5), 15, seed=2)["auc"]
     assert found["difference"] == pytest.approx(roc_auc_score(labels, a) - roc_auc_score(labels, b))
     np.testing.assert_allclose([found["low"], found["high"]], np.quantile(drawn, [0.025, 0.975]), atol=1e-12)
     below = sum(value <= 1e-12 for value in drawn), sum(value >= -1e-12 for value in drawn)
