@@ -64,8 +64,8 @@ def join_seeds(out: Path, group: list[Record], resamples: int) -> Record:
     further = {name: value for name, value in group[0].further.items() if name != "robustness"}  # it is of one seed
     seeds = tuple(record.seed or 0 for record in group)
     undefined = {name: why for record in group for name, why in (record.undefined or {}).items()}
-    about = {"undefined": undefined, "seconds": seconds, "further": further}
-    return replace(group[0], joined=seeds, metrics=metrics, **about)
+    measured = replace(group[0], joined=seeds, metrics=metrics, undefined=undefined)
+    return replace(measured, seconds=seconds, further=further)
 
 
 def case_draws(record: Record, arrays: dict[str, np.ndarray], resamples: int) -> dict[str, np.ndarray]:
