@@ -171,12 +171,10 @@ def load_encoder(
     """Load an encoder with the methods `preprocess(images)` and `encode(pixel_values)`.
 
     Args:
-        name: a model folder, a Hub repository, `timm:NAME` or `timm:FOLDER` with keywords of timm if needed
-            (`?init_values=1e-5&dynamic_img_size=true`), `open_clip:hf-hub:REPO`, `xrv:NAME` of torchxrayvision,
-            `meddinov3:` or `medimageinsight:` with a file or repository, `ofa:` with a folder, repository or fairseq
-            file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet` (segmentation baselines without an
-            encoder), `transunet:FILE.npz` (with pretrained weights), or one of `SHORT_NAMES`. `LABEL=` before any of
-            these sets the name in results.
+        name: a model folder, a Hub repository, a short name such as `dinov2-b`, or a name with the prefix of a family
+            such as `timm:NAME`, with keywords of timm if needed (`?init_values=1e-5&dynamic_img_size=true`). All
+            forms are in `biovfm probe --help`, all short names in `biovfm probe --list-encoders`. `LABEL=` before any
+            of these sets the name in results.
         device: a torch device.
         preprocess: `own` (the model's), or the same for every model: resized to the model's size and normalised by
             mean 0.5 and standard deviation 0.5 as by the BioVFM authors (`half`), or by ImageNet's as in the radiology
@@ -257,7 +255,7 @@ def embed(
     removed when the file is written. With several processes (`accelerate launch`), the first one writes all vectors.
 
     Args:
-        model: a model folder, a Hub repository, a short name, timm:NAME and so on.
+        model: a model folder, a Hub repository, or any other name that biovfm probe takes.
         images: folder of images, dataset folder or Hub dataset.
         out: the file to write.
         features: which vector; both: class token and mean patch token, joined; card: the one that the model's
@@ -465,9 +463,9 @@ def probe(
         options: an instance of `options_class()`.
 
     Args:
-        model: a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or
-            open_clip:hf-hub:REPO; for segmentation also scratch:unet, scratch:transunet or transunet:FILE.npz;
-            can be repeated.
+        model: a short name (--list-encoders), a model folder, a Hub repository, timm:NAME|FOLDER, open_clip:hf-
+            hub:REPO, hf-hub:REPO, xrv:NAME, meddinov3:FILE|REPO, medimageinsight:FILE|REPO, ofa:FOLDER|REPO|FILE,
+            scratch:unet|transunet (segmentation), transunet:FILE.npz (segmentation); can be repeated.
         tasks: task names, medmnist, medmnist3d, radiology, or paths.
         out: results folder.
         data: folder with the named sets.

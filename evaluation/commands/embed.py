@@ -55,7 +55,7 @@ OUT.paths.csv, which is for you only, maps them to paths. A killed run continues
 class EmbedOptions:
     """Options of `biovfm embed`, keywords of `biovfm_hf.embed`. Wrong values raise UserError."""
 
-    model: str = required("a model folder, a Hub repository, a short name, timm:NAME and so on")
+    model: str = required("a model folder, a Hub repository, or any other name that biovfm probe takes")
     images: str = required("folder of images, dataset folder or Hub dataset", metavar="DIR_OR_DATASET")
     out: Path = required("the file to write", metavar="FILE.parquet")
     features: str = option(

@@ -8,6 +8,7 @@ from biovfm_hf.errors import OptionError
 from biovfm_hf.options import check_options, option, required
 
 from ..encoders.device import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP, PRECISIONS
+from ..encoders.families import name_forms
 from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOL_HELP, POOLS
 from ..probes.probe import ALL_PROTOCOLS, Probe, find_probes
@@ -24,9 +25,7 @@ class RunOptions:
     """Options of `biovfm probe` besides the methods' own settings, which `options_class` adds."""
 
     model: tuple[str, ...] = required(
-        "a model folder, a Hub repository, a short name (dinov2-b, biomedclip, ...), timm:NAME or "
-        "open_clip:hf-hub:REPO; for segmentation also scratch:unet, scratch:transunet or transunet:FILE.npz; can be "
-        "repeated",
+        f"a short name (--list-encoders), {name_forms()}; can be repeated",
         metavar="[NAME=]MODEL",
         group=WHAT,
     )

@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.nearest import did_you_mean
+from biovfm_hf.hub.network import is_path
+from biovfm_hf.nearest import did_you_mean, nearest
 
 from .encoder import Encoder
+from .lineup import SHORT_NAMES
 from .projects import OFA, XRV, is_ofa, load_ofa, load_torch_file, load_xrv
 from .published import TORCH_FILES, TorchFile
 from .segmentation_networks import SCRATCH, TRANSUNET, load_pretrained, load_untrained
@@ -21,6 +23,7 @@ from .transformers_models import load_transformers
 class Family:
     """One way to load encoders: by names that begin with `prefix`, which `load` takes whole.
 
+    `rest` is what follows the prefix, as help texts and messages say it: words in capitals stand for yours.
     `load` gives an `Encoder` with its preprocessing, its `read` and what that must know (`reading`), on the CPU.
     `downloads` states whether models that are not on disk come from the network, `recognises` which names without the
     prefix are the family's too, and `runs_code` whether `load` also takes the revision of a model's own code.
@@ -30,11 +33,17 @@ class Family:
 
     name: str
     prefix: str
+    rest: str
     load: Callable[..., Encoder]
     downloads: bool = True
     recognises: Callable[[str], bool] = lambda source: False
     runs_code: bool = False
     licences: Callable[[str], tuple[str, ...]] = lambda source: ()
+
+    @property
+    def form(self) -> str:
+        """The form of the names that it takes."""
+        return self.prefix + self.rest
 
 
 FAMILIES: dict[str, Family] = {}
@@ -50,6 +59,11 @@ def register_family(family: Family) -> None:
     if any(family.name == other.name or family.prefix == other.prefix for other in FAMILIES.values()):
         raise ValueError(f"there is a family {family.name} or one of the prefix {family.prefix!r} already")
     FAMILIES[family.name] = family
+
+
+def name_forms() -> str:
+    """The forms of the names of encoders, besides short names."""
+    return ", ".join(family.form for family in FAMILIES.values())
 
 
 def find_family(source: str) -> Family:
@@ -71,22 +85,38 @@ def place_of(source: str) -> str:
     return _SCHEME.sub("", source.removeprefix(find_family(source).prefix).partition("?")[0])
 
 
+def load_unprefixed(source: str, trust_remote_code: str | None = None) -> Encoder:
+    """A model of transformers by its folder or repository.
+
+    Raises:
+        UserError: there is no such model, or it cannot be loaded.
+    """
+    if not Path(source).expanduser().is_dir() and (is_path(source) or "/" not in source):
+        raise UserError(
+            f"model {source!r}: no such folder{nearest(source, SHORT_NAMES)}; give {name_forms()}, or a short name: "
+            f"{', '.join(SHORT_NAMES)}"
+        )
+    return load_transformers(source, trust_remote_code)
+
+
 def _licences_of(entry: TorchFile, source: str) -> tuple[str, ...]:
     return entry.binding
 
 
 for _family in (
-    Family("transformers", "", load_transformers, runs_code=True),
-    Family("timm", "timm:", load_timm, licences=timm_licences),
-    Family("open_clip", "open_clip:", load_open_clip),
-    Family("open_clip of the Hub", "hf-hub:", load_open_clip),
-    Family("torchxrayvision", XRV, load_xrv),
+    Family("transformers", "", "a model folder, a Hub repository", load_unprefixed, runs_code=True),
+    Family("timm", "timm:", "NAME|FOLDER", load_timm, licences=timm_licences),
+    Family("open_clip", "open_clip:", "hf-hub:REPO", load_open_clip),
+    Family("open_clip of the Hub", "hf-hub:", "REPO", load_open_clip),
+    Family("torchxrayvision", XRV, "NAME", load_xrv),
     *(
-        Family(name, f"{name}:", load_torch_file, licences=partial(_licences_of, entry))
+        Family(name, f"{name}:", "FILE|REPO", load_torch_file, licences=partial(_licences_of, entry))
         for name, entry in TORCH_FILES.items()
     ),
-    Family("OFA", OFA, load_ofa, recognises=is_ofa),
-    Family("trained from scratch", SCRATCH, load_untrained, downloads=False),
-    Family("TransUNet with pretrained weights", TRANSUNET, load_pretrained, downloads=False),
+    Family("OFA", OFA, "FOLDER|REPO|FILE", load_ofa, recognises=is_ofa),
+    Family("trained from scratch", SCRATCH, "unet|transunet (segmentation)", load_untrained, downloads=False),
+    Family(
+        "TransUNet with pretrained weights", TRANSUNET, "FILE.npz (segmentation)", load_pretrained, downloads=False
+    ),
 ):
     register_family(_family)

@@ -37,12 +37,10 @@ def load_encoder(
     """Load an encoder with the methods `preprocess(images)` and `encode(pixel_values)`.
 
     Args:
-        name: a model folder, a Hub repository, `timm:NAME` or `timm:FOLDER` with keywords of timm if needed
-            (`?init_values=1e-5&dynamic_img_size=true`), `open_clip:hf-hub:REPO`, `xrv:NAME` of torchxrayvision,
-            `meddinov3:` or `medimageinsight:` with a file or repository, `ofa:` with a folder, repository or fairseq
-            file of an OFA model (BiomedGPT), `scratch:unet` and `scratch:transunet` (segmentation baselines without an
-            encoder), `transunet:FILE.npz` (with pretrained weights), or one of `SHORT_NAMES`. `LABEL=` before any of
-            these sets the name in results.
+        name: a model folder, a Hub repository, a short name such as `dinov2-b`, or a name with the prefix of a family
+            such as `timm:NAME`, with keywords of timm if needed (`?init_values=1e-5&dynamic_img_size=true`). All
+            forms are in `biovfm probe --help`, all short names in `biovfm probe --list-encoders`. `LABEL=` before any
+            of these sets the name in results.
         device: a torch device.
         preprocess: `own` (the model's), or the same for every model: resized to the model's size and normalised by
             mean 0.5 and standard deviation 0.5 as by the BioVFM authors (`half`), or by ImageNet's as in the radiology

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.hub.network import is_path
 from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from ..tasks.images import is_grey
 from .encoder import Encoder
 from .failures import why_not_loaded
-from .lineup import SHORT_NAMES
 from .own_code import is_own_code, open_pretrained, preprocess_with
 from .revisions import folder_revision, weights_digest
 from .tokens import Reading
@@ -28,7 +26,7 @@ def load_transformers(source: str, trust_remote_code: str | None = None) -> Enco
     """A model by its folder or repository; its vision tower if it has several.
 
     Raises:
-        UserError: there is no such model, or it cannot be loaded.
+        UserError: it cannot be loaded.
     """
     from transformers.utils import logging
 
@@ -36,11 +34,6 @@ def load_transformers(source: str, trust_remote_code: str | None = None) -> Enco
 
     logging.disable_progress_bar()
     path = Path(source).expanduser()
-    if not path.is_dir() and (is_path(source) or "/" not in source):
-        raise UserError(
-            f"model {source!r}: no such folder; give a model folder, a Hub repository, timm:NAME, "
-            f"open_clip:hf-hub:REPO, or one of {', '.join(SHORT_NAMES)}"
-        )
     try:
         opened = open_pretrained(str(path) if path.is_dir() else source, trust_remote_code)
     except UserError:

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,8 @@ from biovfm_hf.options import option
 from evaluation.commands import probe as command
 from evaluation.commands.settings import SHARED
 from evaluation.encoders.encoder import Encoder, to_square
-from evaluation.encoders.families import FAMILIES, Family, register_family
+from evaluation.encoders.families import FAMILIES, Family, name_forms, register_family
+from evaluation.encoders.load import load_encoder
 from evaluation.encoders.tokens import Encoded
 from evaluation.probes.judging import judge
 from evaluation.probes.probe import PROBES, Probe, Scores, probe_classes, register
@@ -173,6 +175,22 @@ def test_every_family_takes_its_prefix():
     assert all(callable(family.load) for family in FAMILIES.values())
 
 
+def test_help_and_messages_say_what_names_every_family_takes():
+    text = {item.name: item.metadata["help"] for item in fields(command.options_class())}["model"]
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for family in FAMILIES.values():
+        assert family.rest and f", {family.form}" in f", {text}".replace("; ", ", ") and f"`{family.prefix}" in page
+    with pytest.raises(UserError, match="no such folder") as error:
+        load_encoder("dinov2x-b")
+    assert name_forms() in str(error.value) and "; did you mean dinov2-b?" in str(error.value)
+
+
+def test_the_form_of_a_new_familys_names_is_in_the_message(registries):
+    register_family(Family("sample family", "sample:", "CELLS", load_pixels, downloads=False))
+    with pytest.raises(UserError, match="sample:CELLS"):
+        load_encoder("./nowhere")
+
+
 @pytest.fixture
 def registries():
     """Puts the registries back as they were."""
@@ -220,7 +238,7 @@ def new_kinds(registries, tmp_path):
             hub="their_error",
         )
     )
-    register_family(Family("sample family", "sample:", load_pixels, downloads=False))
+    register_family(Family("sample family", "sample:", "CELLS", load_pixels, downloads=False))
 
     @layout("sample-layout")
     def read_halves(record, root):
@@ -298,6 +316,6 @@ def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="a metric auc already"):
         metrics.register(metrics.Metric("auc", "AUC", squared_error))
     with pytest.raises(ValueError, match="a family timm"):
-        register_family(Family("timm", "other:", load_pixels))
+        register_family(Family("timm", "other:", "NAME", load_pixels))
     with pytest.raises(ValueError, match="a reader already"):
         layout("busi")(lambda record, root: {})
