@@ -39,7 +39,7 @@ class Entry:
 # in the order of `biovfm --help`
 ENTRIES = {
     "quickstart": Entry("biovfm_hf.quickstart.command", "run the whole pipeline on real images, on a CPU, in minutes"),
-    "sources": Entry("dataset_builder.sources_command", "list, show, check and download the 61 public sources"),
+    "sources": Entry("dataset_builder.sources_command", "list, show, status and download of the 61 public sources"),
     "build": Entry(
         "dataset_builder.build",
         "turn raw sources into a screened Parquet dataset",

@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
     """Run `biovfm sources`; returns the exit status."""
     parser = CommandParser(
         prog="biovfm sources",
-        description="The catalogue of the 61 public sources of BioVFM-21M: list, show, check and download them.",
+        description="The catalogue of the 61 public sources of BioVFM-21M, how to obtain them, and which are here.",
         epilog=EXAMPLES,
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -167,8 +167,11 @@ def _list(options: ListOptions) -> None:
     )
     paper = [source for source in load_catalog() if source.in_paper]
     total = sum(source.images_in_paper or 0 for source in paper)
-    present = sum(bool(row["on_disk"]) for row in rows)
-    print(f"\n{len(paper)} sources of the paper, {total:,} images; {present} on disk in {options.raw}")
+    present = Counter(row["in_paper"] for row in rows if row["on_disk"])
+    print(
+        f"\n{len(paper)} sources of the paper, {total:,} images; {present[True]} of them on disk in {options.raw}"
+        + (f", and {present[False]} outside the paper" if present[False] else "")
+    )
 
 
 def _modalities(source: Source) -> str:

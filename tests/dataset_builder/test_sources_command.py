@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.front_door import COMMANDS
 from dataset_builder.catalog import downloading
 from dataset_builder.catalog.load import load_catalog
 from dataset_builder.catalog.records import load_source
@@ -190,10 +192,27 @@ def test_list_names_every_source_once(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     ids = [source.id for source in load_catalog()]
     assert [line.split()[0] for line in lines[2 : 2 + len(ids)]] == ids
-    assert "21,472,715" in lines[-1] and "1 on disk" in lines[-1]
+    assert lines[-1].startswith("61 sources of the paper, 21,472,715 images; 1 of them on disk in ")
     assert main(["list", "--raw", str(tmp_path), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["id"] for row in rows if row["on_disk"]] == ["rossa"]
+
+
+def test_list_does_not_count_another_source_among_those_of_the_paper(tmp_path, capsys):
+    other = next(source for source in load_catalog() if not source.in_paper)
+    (tmp_path / other.folder).mkdir()
+    (tmp_path / other.folder / "x").write_bytes(b"x")
+    main(["list", "--raw", str(tmp_path)])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith(f"0 of them on disk in {tmp_path}, and 1 outside the paper")
+
+
+def test_the_line_of_the_help_text_names_the_actions(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    actions = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
+    summary = COMMANDS["sources"].summary
+    assert len(actions) == 4 and set(actions) <= set(re.findall(r"\w+", summary))
 
 
 def test_show_states_what_is_not_established(capsys):
