@@ -51,8 +51,11 @@ def training_section(material: Material) -> dict[str, Any] | None:
 
 
 def settings_rows(runs: list[RunSummary]) -> list[tuple[str, list[str]]]:
-    """The main settings, as the runs state them: (title, its value in each run, "–" if a run has none)."""
-    settings = [flattened(run.config) for run in runs]
+    """The main settings, as the runs state them: (title, its value in each run, "–" if a run has none).
+
+    The objective, which a configuration names by its key, has its title.
+    """
+    settings = [flattened(run.config) | ({"method": run.objective.title} if run.objective else {}) for run in runs]
     stated = [run.objective.settings for run in runs if run.objective]
     titles = {key: title for one in stated for key, title in one.items()}
     rows = [(label, [one.get(key, "–") for one in settings]) for key, label in titles.items()]

@@ -24,7 +24,7 @@ def test_settings_of_runs_stand_side_by_side(run):
     one = replace(one, objective=Objective("DINOv2", "self-distillation", "", 1.0, settings=shared | own))
     other = replace(other, objective=Objective("MAE", "masked autoencoding", "", 1.0, settings=shared))
     assert settings_rows([one, other]) == [
-        ("Objective", ["dino", "mae"]),
+        ("Objective", ["DINOv2", "MAE"]),
         ("Images a step", ["64", "32"]),
         ("Prototypes", ["256", "–"]),
     ]

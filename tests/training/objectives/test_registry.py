@@ -181,7 +181,7 @@ def check_report_of_simmim(run: Path) -> None:
     assert charts["Schedules and gradients"].keys() >= {"lr", "weight_decay"} and "last_layer_lr" not in summary.series
     assert charts["Schedules and gradients"]["grad_norm"] == "Norm of the gradient before clipping."
     assert charts["Speed"].keys() >= {"images_per_second", "memory_gib"}
-    assert ("Objective", ["simmim"]) in section["settings"]
+    assert ("Objective", ["SimMIM"]) in section["settings"]
 
 
 def test_scaling_knows_the_compute_of_a_further_objective() -> None:
