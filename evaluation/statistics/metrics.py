@@ -159,6 +159,11 @@ def names(extra: bool = False) -> tuple[str, ...]:
     return tuple(name for name, metric in METRICS.items() if extra or not metric.extra)
 
 
+def metric_names() -> list[str]:
+    """Names of all registered metrics."""
+    return [entry.name for entry in _registered()]
+
+
 def find_metric(name: str) -> Metric | MaskMetric | BoxFigure | None:
     """The entry of a metric; None if it is not registered, such as the Dice of one class."""
     return METRICS.get(name) or MASK_METRICS.get(name) or BOX_FIGURES.get(name)

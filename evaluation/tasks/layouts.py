@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.nearest import nearest
 from biovfm_hf.rooms import import_modules
 
 from .task import Split, Task, TaskRecord
@@ -77,8 +78,8 @@ def open_recorded(record: TaskRecord, place: Place) -> Task:
     """
     layouts = known_layouts()
     if record.layout not in layouts:
-        known = ", ".join(layouts)
-        raise UserError(f"task {record.name}: layout {record.layout!r} has no reader; one of {known}")
+        hint = nearest(str(record.layout), layouts) or f"; there are: {', '.join(layouts)}"
+        raise UserError(f"task {record.name}: layout {record.layout!r} has no reader{hint}")
     return layouts[record.layout](record, place)
 
 

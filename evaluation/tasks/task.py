@@ -1,17 +1,18 @@
 """A task: a record that describes what it measures, and splits of images with labels or masks."""
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from biovfm_hf.errors import UserError
+from biovfm_hf.nearest import nearest
 from biovfm_hf.reading.documents import read_yaml
 
 from ..statistics import masks  # noqa: F401  (registers the metrics of masks)
 from ..statistics.kinds import BINARY, DETECTION, MULTILABEL, SEGMENTATION, TASKS
-from ..statistics.metrics import find_metric
+from ..statistics.metrics import find_metric, metric_names
 from .boxes import ImageBoxes
 from .images import Images
 
@@ -198,15 +199,28 @@ def read_record(path: Path) -> TaskRecord:
     Raises:
         UserError: the file is not a YAML mapping, a field is missing or unknown, or the kind or metric is unknown.
     """
-    fields = read_yaml(path)
-    try:
-        record = TaskRecord(**{**fields, "classes": tuple(str(c) for c in fields["classes"])})
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{path} is not a task record ({error}); see evaluation/tasks/records for examples") from error
+    content = read_yaml(path)
+    if reason := _misfit(content):
+        raise UserError(f"{path} is not a task record: {reason}; see evaluation/tasks/records for examples")
+    record = TaskRecord(**{**content, "classes": tuple(map(str, content["classes"]))})
     if record.kind not in KINDS:
-        raise UserError(f"{path}: kind {record.kind!r} is none of {', '.join(KINDS)}")
-    if find_metric(record.metric) is None:
         raise UserError(
-            f"{path}: no metric {record.metric!r}; see evaluation/statistics/metrics.py for those there are"
+            f"{path}: kind {record.kind!r} is none of {', '.join(KINDS)}{nearest(str(record.kind), KINDS)}"
         )
+    if find_metric(record.metric) is None:
+        hint = nearest(str(record.metric), metric_names()) or f"; there are: {', '.join(metric_names())}"
+        raise UserError(f"{path}: no metric {record.metric!r}{hint}")
     return record
+
+
+def _misfit(content: dict[str, Any]) -> str:
+    """What keeps the mapping of a file from being a task record; empty if nothing does."""
+    known = {item.name: item for item in fields(TaskRecord)}
+    if unknown := next((key for key in content if key not in known), None):
+        return f"unknown key {unknown!r}{nearest(str(unknown), known)}"
+    required = [name for name, item in known.items() if item.default is MISSING and item.default_factory is MISSING]
+    if lacking := next((name for name in required if name not in content), None):
+        return f"the key {lacking!r} is missing"
+    if not isinstance(content["classes"], list):
+        return "classes is not a list of names"
+    return "" if isinstance(content.get("options", {}), dict) else "options is not a mapping"

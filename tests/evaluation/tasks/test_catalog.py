@@ -339,8 +339,15 @@ def test_a_task_is_one_file(tmp_path, class_folder, make_class_folder):
         ("train/class0", "nowhere", "no folder in"),
         ("{marker: train/class0}", "{}", "gives no options: marker"),
         ("kind: binary-class", "kind: wonderful", "is none of"),
-        ("kind: binary-class", "sort: x", "not a task record"),
-        ("metric: mcc", "metric: mmc", "no metric 'mmc'"),
+        ("kind: binary-class", "kind: multiclass", "; did you mean multi-class"),
+        ("kind: binary-class", "sort: x", "not a task record: unknown key 'sort'"),
+        ("kind: binary-class", "", "not a task record: the key 'kind' is missing"),
+        ("options:", "option:", "unknown key 'option'; did you mean options"),
+        ("classes: [class0, class1]", "classes: class0", "classes is not a list"),
+        ("options: {marker: train/class0}", "options: train/class0", "options is not a mapping"),
+        ("metric: mcc", "metric: mmc", "no metric 'mmc'; did you mean mcc"),
+        ("metric: mcc", "metric: zzzz", "no metric 'zzzz'; there are: .*auc, accuracy"),
+        ("layout: folder", "layout: foldr", "did you mean folder"),
     ):
         path.write_text(RECORD.replace(old, new))
         with pytest.raises(UserError, match=words):
