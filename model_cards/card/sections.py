@@ -29,7 +29,7 @@ from .facts import CardFacts
 
 
 @dataclass(frozen=True)
-class Section:
+class CardSection:
     """A section of the card: the name of its template, its heading, and the template's variables; None omits it."""
 
     name: str
@@ -179,16 +179,16 @@ def _by_count(counts: dict[Any, int]) -> list[tuple[Any, int]]:
 
 
 SECTIONS = [
-    Section("usage", "Usage", _usage),
-    Section("limits", "Intended use and limits", _limits),
-    Section("data", "Training data", _data),
-    Section("training", "Training", _training),
-    Section("compute", "Compute and energy",
+    CardSection("usage", "Usage", _usage),
+    CardSection("limits", "Intended use and limits", _limits),
+    CardSection("data", "Training data", _data),
+    CardSection("training", "Training", _training),
+    CardSection("compute", "Compute and energy",
             lambda facts: {"compute": compute_lines(facts.model, facts.run, facts.power)}),
-    Section("results", "Results", lambda facts: results(facts.records, facts.name, facts.figures.pictures[1:])),
-    Section("distillation", "What distilling lost",
+    CardSection("results", "Results", lambda facts: results(facts.records, facts.name, facts.figures.pictures[1:])),
+    CardSection("distillation", "What distilling lost",
             lambda facts: {"facts": facts.distillation} if facts.distillation else None),
-    Section("files", "Architecture and files", _files),
-    Section("licence", "Licence", lambda facts: {"sentence": facts.licence.sentence}),
-    Section("citation", "Citation", lambda facts: {"objective": facts.model.objective}),
+    CardSection("files", "Architecture and files", _files),
+    CardSection("licence", "Licence", lambda facts: {"sentence": facts.licence.sentence}),
+    CardSection("citation", "Citation", lambda facts: {"objective": facts.model.objective}),
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from .training import training_section
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A section of the page: the name of its template, its heading, and the template's variables.
 
     If `variables` returns None, the material has nothing for the section, which is left out. `folds`: a phone shows
@@ -34,10 +34,10 @@ def model_section(material: Material) -> dict[str, Any] | None:
 
 
 SECTIONS = [
-    Section("findings", "Findings", findings_section, folds=False),
-    Section("evaluation", "Evaluation", evaluation_section),
-    Section("training", "Training", training_section),
-    Section("dataset", "Dataset", dataset_section),
-    Section("model", "Model", model_section),
-    Section("scaling", "Scaling", scaling_section),
+    ReportSection("findings", "Findings", findings_section, folds=False),
+    ReportSection("evaluation", "Evaluation", evaluation_section),
+    ReportSection("training", "Training", training_section),
+    ReportSection("dataset", "Dataset", dataset_section),
+    ReportSection("model", "Model", model_section),
+    ReportSection("scaling", "Scaling", scaling_section),
 ]

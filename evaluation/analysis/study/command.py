@@ -12,6 +12,7 @@ from biovfm_hf.reading.documents import read_json
 from biovfm_hf.writing.files import write_text
 
 from ...commands import probe as probe_command
+from ...commands.probe_options import RunOptions
 from ...encoders.device import check_device
 from ...results.seeds import over_seeds
 from ..layers import command as analyse_command
@@ -99,22 +100,29 @@ def run_study(options: StudyOptions) -> None:
     if any(task.lower() == MEAN for task in tasks):
         raise UserError("a task of the study is called mean, as is the mean over tasks in slopes.csv; rename it")
     pretrain(plan.runs, plan.launch, out, lambda run: check_size(plan.axis, out, run))  # after the first, not the last
-    runs = probe_command.make_runs(probing)  # may occupy a GPU, which training used until now
-    groups = by_method(probe_command.probe(probing), runs, tasks)
-    rows = {
-        method: points(plan.runs, over_seeds(out / "results", records, probing.resamples), out, plan.metric)
-        for method, records in groups.items()
-    }
-    rows = {method: group for method, group in rows.items() if group}
-    if not rows:
-        what = plan.metric or "AUC, Dice or AP"
-        raise UserError(
-            f"{out / 'results'}: holds no {what} above 0 of the study's models, so there is nothing to fit"
-        )
-    for method, group in rows.items():
-        _analyse(plan, group, out, f"-{method}" if len(groups) > 1 else "")
+    groups = _probed_points(plan, probing, tasks)
+    for method, rows in groups.items():
+        if rows:
+            _analyse(plan, rows, out, f"-{method}" if len(groups) > 1 else "")
     if plan.layers:
         analyse_layers(plan, out)
+
+
+def _probed_points(plan: StudyPlan, probing: RunOptions, tasks: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Probe all models. Returns the rows of the points file by method.
+
+    Raises:
+        UserError: some records failed, or no method has a score.
+    """
+    out = probing.out.parent
+    runs = probe_command.make_runs(probing)  # may occupy a GPU, which training used until now
+    groups = by_method(probe_command.probe(probing), runs, tasks)
+    joined = {method: over_seeds(probing.out, records, probing.resamples) for method, records in groups.items()}
+    rows = {method: points(plan.runs, records, out, plan.metric) for method, records in joined.items()}
+    if not any(rows.values()):
+        what = plan.metric or "AUC, Dice or AP"
+        raise UserError(f"{probing.out}: holds no {what} above 0 of the study's models, so there is nothing to fit")
+    return rows
 
 
 def analyse_layers(plan: StudyPlan, out: Path) -> None:

@@ -9,7 +9,7 @@ from model_cards.card import fields, render, sections
 from model_cards.card.facts import gather
 from model_cards.card.fields import FIELDS, Field
 from model_cards.card.options import CardOptions
-from model_cards.card.sections import SECTIONS, Section
+from model_cards.card.sections import SECTIONS, CardSection
 from model_cards.templating import TEMPLATES
 
 
@@ -61,7 +61,7 @@ def test_a_field_and_a_section_are_added_by_one_entry_each(full, monkeypatch, tm
     monkeypatch.setattr(
         fields, "FIELDS", [*FIELDS, Field("thumbnail", "a picture", lambda facts: f"{facts.name}.png")]
     )
-    words = Section("licence", "Thanks", lambda facts: {"sentence": f"Thanks for {facts.name}."})
+    words = CardSection("licence", "Thanks", lambda facts: {"sentence": f"Thanks for {facts.name}."})
     monkeypatch.setattr(render, "SECTIONS", [*sections.SECTIONS, words])
     text = render.render_card(full)
     assert "thumbnail: you/tiny.png" in text and "\n## Thanks\n\nThanks for you/tiny." in text

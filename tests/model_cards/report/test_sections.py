@@ -8,7 +8,7 @@ from model_cards.inputs.kinds import find_inputs
 from model_cards.report import command, sections
 from model_cards.report.material import Material, read_material
 from model_cards.report.pictures import PictureStore
-from model_cards.report.sections import SECTIONS, Section
+from model_cards.report.sections import SECTIONS, ReportSection
 from model_cards.templating import TEMPLATES
 
 
@@ -36,7 +36,7 @@ def test_no_template_is_left_over():
 
 
 def test_a_section_is_added_by_one_entry(material, monkeypatch):
-    words = Section("model", "Once more", lambda material: {"models": []})
+    words = ReportSection("model", "Once more", lambda material: {"models": []})
     monkeypatch.setattr(command, "SECTIONS", [*sections.SECTIONS, words])
     page = command.render_report(material, "x", "2026-01-01")
     assert re.search(r"<h2[^>]*>Once more</h2>", page) and ">Once more</a>" in page
