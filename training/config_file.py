@@ -12,7 +12,7 @@ from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.reading.documents import as_number, parse_yaml, read_yaml
 
 from . import objectives
-from .settings.augment import PRESETS, AugmentConfig
+from .settings.augment import PRESETS, AugmentConfig, preset
 from .settings.config import DIMENSIONS, OWN_KEYS, TrainConfig, check_sizes
 from .settings.typed import build, plain
 
@@ -85,18 +85,26 @@ def config_from_tree(tree: Mapping[str, Any]) -> TrainConfig:
     kind = objectives.config_of(str(tree["method"]))
     tree = _without_idle_sections({name: value for name, value in tree.items() if value is not None}, kind)
     tree["model"] = _model_section(tree.get("model") or {})
-    augment = tree.get("augment") or {}
-    preset = augment.get("preset", kind().augment.preset)
-    if preset not in PRESETS:
-        raise UserError(f"unknown augment.preset {preset!r}{did_you_mean(str(preset), list(PRESETS))}")
-    merged = _merge(PRESETS[preset], {**augment, "preset": preset})
-    tree["augment"] = build(AugmentConfig, merged, "augment", AugmentConfig())
+    tree["augment"] = _augment_section(tree.get("augment") or {}, kind)
     return build(kind, tree)
+
+
+def _augment_section(given: Mapping[str, Any], kind: type[TrainConfig]) -> AugmentConfig:
+    """The augmentation: what is given, on top of the preset that it names or else of the objective's own defaults."""
+    base = kind().augment
+    if "preset" in given:
+        if given["preset"] not in PRESETS:
+            name = str(given["preset"])
+            raise UserError(f"unknown augment.preset {given['preset']!r}{did_you_mean(name, list(PRESETS))}")
+        base = preset(given["preset"])
+    return build(AugmentConfig, _merge(plain(base), given), "augment")
 
 
 def _without_idle_sections(tree: dict[str, Any], kind: type[TrainConfig]) -> dict[str, Any]:
     """The tree without sections of other objectives at their defaults, which earlier versions wrote."""
     own = {item.name for item in fields(kind)}
+    if own.issuperset(tree):
+        return tree
     for other in objectives.names():
         for name, default in plain(objectives.config_of(other)()).items():
             given = tree.get(name)

@@ -1,4 +1,4 @@
-"""The registry of objectives: every folder here with a `config.py` and a `method.py` is one.
+"""The registry of objectives: every folder here is one, with a `config.py` and a `method.py`.
 
 `config.py` has CONFIG, a class of `TrainConfig` with sections, defaults, title, crops, smallest batch, and a summary
 and paper for cards; it does not import torch. `method.py` has METHOD, a `Method`: how the objective is built, trained,
@@ -6,6 +6,7 @@ watched and exported, and how its operations are counted.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,7 @@ from ..settings.config import TrainConfig
 if TYPE_CHECKING:
     from .method import Method
 
-_packages = {
-    path.parent.name: f"{__package__}.{path.parent.name}" for path in Path(__file__).parent.glob("*/method.py")
-}
+_packages = {path.parent.name: f"{__package__}.{path.parent.name}" for path in Path(__file__).parent.glob("*/*.py")}
 
 
 def register(package: str) -> None:
@@ -41,21 +40,27 @@ def config_of(name: str) -> type[TrainConfig]:
     """The configuration class of an objective's runs, with the objective's facts.
 
     Raises:
-        UserError: there is no such objective.
+        UserError: there is no such objective, or its folder does not hold this class.
     """
-    return _module(name, "config").CONFIG
+    kind: type[TrainConfig] = _entry(name, "config", "CONFIG")
+    return kind
 
 
 def method_of(name: str) -> "Method[Any, Any]":
     """The `Method` of an objective, which the loop calls.
 
     Raises:
-        UserError: there is no such objective.
+        UserError: there is no such objective, or its folder does not hold its `Method`.
     """
-    return _module(name, "method").METHOD
+    method: Method[Any, Any] = _entry(name, "method", "METHOD")
+    return method
 
 
-def _module(name: str, part: str) -> Any:
+def _entry(name: str, module: str, constant: str) -> Any:
     if name not in _packages:
         raise UserError(f"there is no objective {name!r}{did_you_mean(name, names())}")
-    return import_module(f"{_packages[name]}.{part}")
+    place = f"{_packages[name]}.{module}"
+    entry = getattr(import_module(place), constant, None) if find_spec(place) else None
+    if entry is None:
+        raise UserError(f"the objective {name} is incomplete: {place.replace('.', '/')}.py with {constant} is missing")
+    return entry

@@ -40,6 +40,9 @@ class Method(ABC, Generic[C, M]):
     def build(self, config: C, model_config: BioVFMConfig) -> M:
         """The module whose `forward(batch, values)` returns the loss and named scalars.
 
+        With G global crops of each of B images, `batch["global_crops"]` is (G * B, 3, S, S): every image's first crop,
+        then every image's second, and so on; `batch["local_crops"]` is stacked in the same way.
+
         Weights come from `config.model.init_from` if that is given (`initial.py`).
         """
 

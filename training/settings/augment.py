@@ -31,7 +31,8 @@ class AugmentConfig:
     """Every parameter of the augmentation. Probabilities are in [0, 1]; triples are (global 1, global 2, local).
 
     Attributes:
-        preset: source of the defaults, one of `PRESETS`; explicitly given fields win.
+        preset: one of `PRESETS`; a file that names it starts from it instead of from the objective's own defaults.
+            Fields that are given explicitly win.
         global_count: global crops per image (2 for DINOv2, 1 for MAE).
         global_size: their side in pixels.
         global_scale: their area, as a share of the image's, drawn from this range.

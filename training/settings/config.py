@@ -309,10 +309,13 @@ class TrainConfig:
             )
         large, small = self.augment.global_count, self.augment.local_count
         if large != self.crops or (small and not self.local_crops):
-            local = "" if self.local_crops else " and no local ones (augment.preset mae has them so)"
+            local, remedy = "", ""
+            if not self.local_crops:
+                local = " and no local ones"
+                remedy = f"; give augment.global_count={self.crops} and augment.local_count=0"
             raise UserError(
                 f"augment.global_count is {large}, augment.local_count {small}; the {self.title} objective takes "
-                f"{self.crops} global crop(s) of an image{local}"
+                f"{self.crops} global crop(s) of an image{local}{remedy}"
             )
 
     def step_count(self, value: int | float) -> int:

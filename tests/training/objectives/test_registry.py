@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from training.data.batches import Drawn
 from training.estimate import describe
 from training.objectives.method import Method
 from training.schedule import StepValues
+from training.settings.augment import preset
 from training.settings.config import TrainConfig, biovfm_config
 from training.settings.typed import plain
 
@@ -71,6 +73,7 @@ def test_an_entry_has_everything_that_other_code_reads(name: str, teacher: str) 
     kind, method = objectives.config_of(name), objectives.method_of(name)
     assert issubclass(kind, TrainConfig) and isinstance(method, Method)
     assert kind().method == name and kind.title
+    assert config_from_tree({"method": name}) == kind(), "a recipe that says nothing has the objective's own defaults"
     assert re.fullmatch(r"[a-z][\w -]+: \w.{9,}[^.]", kind.summary), "a card says: It was pretrained by SUMMARY."
     assert kind.smallest_batch >= 1 and kind.crops >= 1
     config = small(name, teacher)
@@ -103,7 +106,7 @@ def test_every_folder_is_walked_and_holds_the_same_files() -> None:
     folder = Path(objectives.__file__).parent
     assert {"dino", "distill", "mae", "simmim"} <= set(objectives.names())
     same = {"__init__.py", "config.py", "method.py", "objective.py"}
-    for name in (path.parent.name for path in folder.glob("*/method.py")):
+    for name in {path.parent.name for path in folder.glob("*/*.py")}:
         assert same <= {path.name for path in (folder / name).glob("*.py")}
         assert f"{name}_smoke" in shipped_configs(name)
     scripts = {path.stem for path in folder.parent.glob("pretrain_*.py")}
@@ -118,6 +121,34 @@ def test_an_unknown_objective_is_reported_with_the_nearest_name() -> None:
         config_from_tree({"method": "dyno"})
     with pytest.raises(UserError, match=f"one of {', '.join(objectives.names())}"):
         config_from_tree({"steps": 3})
+
+
+def test_a_preset_replaces_the_objectives_own_augmentation() -> None:
+    named = config_from_tree({"method": "simmim", "augment": {"preset": "mae", "blur_p": [0.5, 0, 0]}}).augment
+    assert named == replace(preset("mae"), blur_p=(0.5, 0.0, 0.0))
+    own = config_from_tree({"method": "simmim", "augment": {"blur_p": [0.5, 0, 0]}}).augment
+    assert own == replace(named, global_scale=(0.67, 1.0), flip_by_modality={"Microscopy": (0.5, 0.5)})
+    hint = "no local ones; give augment.global_count=1 and augment.local_count=0"
+    with pytest.raises(UserError, match=hint):
+        config_from_tree({"method": "simmim", "augment": {"preset": "dinov2"}})
+    fitting = {"preset": "dinov2", "global_count": 1, "local_count": 0}
+    assert config_from_tree({"method": "simmim", "augment": fitting}).augment.jitter_p == 0.8
+
+
+def test_an_incomplete_objective_is_named_and_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "unfinished"
+    package.mkdir()
+    (package / "method.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    objectives.register("unfinished")
+    try:
+        assert load_config("mae_smoke").method == "mae"
+        with pytest.raises(UserError, match=r"objective unfinished is incomplete: unfinished/config\.py with CONFIG"):
+            objectives.config_of("unfinished")
+        with pytest.raises(UserError, match=r"unfinished/method\.py with METHOD is missing"):
+            objectives.method_of("unfinished")
+    finally:
+        objectives.unregister("unfinished")
 
 
 @pytest.fixture
