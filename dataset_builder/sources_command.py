@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from biovfm_hf.decoding.dicom import DICOM_SUFFIXES
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 
@@ -254,7 +255,7 @@ def _lone_slices(taken: list[Item]) -> list[str]:
     folders = Counter(
         str(PurePosixPath(item.path).parent)
         for item in taken
-        if item.kind == "image" and PurePosixPath(item.path).suffix.lower() in ("", ".dcm", ".dicom", ".ima")
+        if item.kind == "image" and PurePosixPath(item.path).suffix.lower() in ("", *DICOM_SUFFIXES)
     )
     if max(folders.values(), default=0) < 2:
         return []

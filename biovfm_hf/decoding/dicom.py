@@ -31,6 +31,7 @@ from .dicom_header import (
 from .dicom_values import pixels_of
 from .series import Place, along_normal, normal, numbers, over_time, plane_affine, slice_order, stack_of, stacked
 
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 Fragments = tuple[list[int], list[int]]  # offsets and lengths, as in the Extended Offset Table
 _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
@@ -50,7 +51,7 @@ def is_dicom(start: bytes) -> bool:
 
 def is_dicom_file(start: bytes, name: str) -> bool:
     """Whether a file is read as DICOM: by its preamble, or without one by its name."""
-    return is_dicom(start) or name.lower().endswith((".dcm", ".dicom", ".ima"))
+    return is_dicom(start) or name.lower().endswith(DICOM_SUFFIXES)
 
 
 def read_dicom(source: Source) -> Content:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from .arrays import is_mat, is_npy, is_npz, read_mat, read_npy, read_npz
 from .content import GZIP, Content, Source, unpacked, unpacked_start
-from .dicom import is_dicom, is_dicom_file, read_dicom
+from .dicom import DICOM_SUFFIXES, is_dicom, is_dicom_file, read_dicom
 from .hdf5 import is_hdf5, read_hdf5, read_matlab_7
 from .jpegxl import is_jpegxl, read_jpegxl
 from .metaimage import is_metaimage, read_metaimage
@@ -19,7 +19,6 @@ from .video import SUFFIXES as VIDEO_SUFFIXES
 from .video import is_video, read_video
 
 _START = 512  # bytes by which a format is recognised
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 NETPBM_SUFFIXES = (".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm")
 
 
@@ -30,41 +29,44 @@ class Format(NamedTuple):
         recognises: whether a file that begins with `start` and is called `name` belongs to it.
         read: its decoder, which returns a `Volume` or `Pages` of `Pixels`; `as_pixels` of `biovfm_hf/pictures.py`
             makes these from an array, and `one` gives the `Pages` of a single picture.
+        holds: what a file holds as a rule: a `picture`, which pretraining and the leakage guard take as it is; a
+            `volume`, of which `biovfm probe`, `embed` and `search` take slices; or `any`, so that its content decides.
         suffixes: how its files' names end; `.gz` may follow each.
-        single: whether a file as a rule holds one picture, which pretraining and the leakage guard take as it is.
     """
 
     recognises: Callable[[bytes, str], bool]
     read: Callable[[Source], Content]
+    holds: Literal["picture", "volume", "any"]
     suffixes: tuple[str, ...] = ()
-    single: bool = False
 
 
 FORMATS = (
-    Format(lambda start, name: is_dicom(start), read_dicom, DICOM_SUFFIXES, single=True),
-    Format(lambda start, name: start.startswith(b"NRRD000"), read_nrrd, (".nrrd", ".nhdr")),
-    Format(lambda start, name: is_metaimage(start), read_metaimage, (".mha", ".mhd")),
-    Format(lambda start, name: is_npy(start), read_npy, (".npy",)),
-    Format(is_npz, read_npz, (".npz",)),
-    Format(lambda start, name: start.startswith(b"MATLAB 7.3"), read_matlab_7),
-    Format(is_mat, read_mat, (".mat",)),
-    Format(lambda start, name: is_hdf5(start), read_hdf5, (".h5", ".hdf5")),
-    Format(lambda start, name: is_tiff(start), read_tiff, (".tif", ".tiff"), single=True),
-    Format(lambda start, name: is_netpbm(start), read_netpbm, NETPBM_SUFFIXES, single=True),
-    Format(is_mgh, read_mgh, (".mgh", ".mgz")),
-    Format(lambda start, name: name.endswith((".img", ".img.gz")), read_nifti, (".img",)),
-    Format(lambda start, name: is_nifti(start), read_nifti, (".nii",)),
-    Format(is_dicom_file, read_dicom),
-    Format(lambda start, name: is_video(name), read_video, VIDEO_SUFFIXES),
-    Format(lambda start, name: is_jpegxl(start), read_jpegxl, (".jxl",), single=True),
-    Format(lambda start, name: True, read_raster, RASTER_SUFFIXES, single=True),
+    Format(lambda start, name: is_dicom(start), read_dicom, "picture", DICOM_SUFFIXES),
+    Format(lambda start, name: start.startswith(b"NRRD000"), read_nrrd, "volume", (".nrrd", ".nhdr")),
+    Format(lambda start, name: is_metaimage(start), read_metaimage, "volume", (".mha", ".mhd")),
+    Format(lambda start, name: is_npy(start), read_npy, "any", (".npy",)),
+    Format(is_npz, read_npz, "any", (".npz",)),
+    Format(lambda start, name: start.startswith(b"MATLAB 7.3"), read_matlab_7, "any"),
+    Format(is_mat, read_mat, "any", (".mat",)),
+    Format(lambda start, name: is_hdf5(start), read_hdf5, "any", (".h5", ".hdf5")),
+    Format(lambda start, name: is_tiff(start), read_tiff, "picture", (".tif", ".tiff")),
+    Format(lambda start, name: is_netpbm(start), read_netpbm, "picture", NETPBM_SUFFIXES),
+    Format(is_mgh, read_mgh, "volume", (".mgh", ".mgz")),
+    Format(lambda start, name: name.endswith((".img", ".img.gz")), read_nifti, "volume", (".img",)),
+    Format(lambda start, name: is_nifti(start), read_nifti, "volume", (".nii",)),
+    Format(is_dicom_file, read_dicom, "picture"),
+    Format(lambda start, name: is_video(name), read_video, "any", VIDEO_SUFFIXES),
+    Format(lambda start, name: is_jpegxl(start), read_jpegxl, "picture", (".jxl",)),
+    Format(lambda start, name: True, read_raster, "picture", RASTER_SUFFIXES),
 )
 """In the order in which they are tried; the last takes what no other recognises."""
 
 IMAGE_SUFFIXES = tuple(suffix for one in FORMATS for suffix in one.suffixes)
 """Suffixes of all files that are read, each also with .gz behind it."""
-PICTURE_SUFFIXES = tuple(suffix for one in FORMATS if one.single for suffix in one.suffixes)
+PICTURE_SUFFIXES = tuple(suffix for one in FORMATS if one.holds == "picture" for suffix in one.suffixes)
 """Suffixes of the files that hold one picture as a rule."""
+VOLUME_SUFFIXES = tuple(suffix for one in FORMATS if one.holds == "volume" for suffix in one.suffixes)
+"""Suffixes of the files that hold a volume as a rule, each also with .gz behind it."""
 
 
 def read_file(source: Source) -> Content:

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from biovfm_hf.decoding.content import Pages, Source
-from biovfm_hf.decoding.dicom import read_dicom
-from biovfm_hf.decoding.files import DICOM_SUFFIXES, IMAGE_SUFFIXES
+from biovfm_hf.decoding.dicom import DICOM_SUFFIXES, read_dicom
+from biovfm_hf.decoding.files import IMAGE_SUFFIXES, VOLUME_SUFFIXES
 from biovfm_hf.decoding.series import Place, group_series, read_place, read_places, stack_of, stacked
 from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.fitting import with_square_pixels
@@ -24,7 +24,6 @@ from biovfm_hf.volumes import AXES, MAX_VOLUME_BYTES, Volume, axis_across, belie
 
 from .images import combined_digest, file_digest, to_rgb
 
-SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgh", ".mgz", ".img")
 _OTHER_SUFFIXES = set(IMAGE_SUFFIXES) - set(DICOM_SUFFIXES)  # of files that are no DICOM
 SLICES = 32
 AXES_HELP = "axes along which volumes are sliced: axial, coronal, sagittal"
@@ -65,7 +64,7 @@ class Slicing:
 
 def is_volume(path: Path) -> bool:
     """Whether a path is a volume: a file by its suffix, or any folder, which must then hold one DICOM series."""
-    return path.is_dir() or path.name.lower().endswith(SUFFIXES)
+    return path.is_dir() or path.name.lower().removesuffix(".gz").endswith(VOLUME_SUFFIXES)
 
 
 def find_volumes(folder: Path, series: bool) -> list[Path]:

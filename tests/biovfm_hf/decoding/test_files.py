@@ -3,14 +3,17 @@
 import gzip
 import io
 import zipfile
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from biovfm_hf.decoding.content import Content, Pages
 from biovfm_hf.decoding.files import FORMATS, IMAGE_SUFFIXES
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import decode
+from biovfm_hf.volumes import Volume
 from tests.biovfm_hf.decoding.samples import SHADES
 
 
@@ -31,3 +34,10 @@ def test_every_format_has_a_decoder_and_no_two_claim_a_suffix():
     assert len(suffixes) == len(set(suffixes)) and tuple(suffixes) == IMAGE_SUFFIXES
     assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in suffixes)
     assert all(callable(one.recognises) and one.read.__doc__ for one in FORMATS)
+
+
+@pytest.mark.parametrize("one", FORMATS, ids=lambda one: one.read.__name__)
+def test_a_decoder_of_volumes_alone_or_pictures_alone_is_entered_as_one(one):
+    returned = get_type_hints(one.read)["return"]
+    assert returned in (Volume, Pages, Content), "say what the decoder returns"
+    assert (one.holds == "volume") if returned is Volume else (one.holds != "volume" or returned is Content)

@@ -1,11 +1,13 @@
 """Volumes as cases: files and DICOM series by their slices, pooled or weighed, and told in the record."""
 
 import gzip
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from biovfm_hf.decoding.files import FORMATS
 from biovfm_hf.errors import UserError
 from evaluation.commands.embed import EmbedOptions, embed
 from evaluation.commands.probe import ProbeOptions, probe
@@ -13,7 +15,7 @@ from evaluation.commands.search import SearchOptions, search
 from evaluation.encoders.pooling import case_features
 from evaluation.tasks import open_task
 from evaluation.tasks.listing import Listing
-from evaluation.tasks.volume_cases import CaseSlices, Slicing, find_volumes, open_cases
+from evaluation.tasks.volume_cases import CaseSlices, Slicing, find_volumes, is_volume, open_cases
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -43,6 +45,12 @@ def test_slices_are_spread_evenly_and_all_taken_of_a_thin_volume():
     assert Slicing(("axial", "sagittal"), 4).chosen((9, 1, 8)) == (("coronal", 0),)  # a picture
     with pytest.raises(UserError, match="give some of"):
         Slicing(("up",))
+
+
+def test_the_registry_of_formats_says_which_files_are_volumes():
+    for one in FORMATS:
+        for suffix in (end for name in one.suffixes for end in (name, f"{name}.gz", name.upper())):
+            assert is_volume(Path(f"scan{suffix}")) == (one.holds == "volume"), suffix
 
 
 def test_a_list_of_volumes_is_a_task_of_cases(listed):
