@@ -109,17 +109,15 @@ def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
 def _feeding(rate: float, config: TrainConfig) -> list[str]:
     """Images that GPUs consume at `rate` images/s each, and the loader cores needed."""
     most, fewest = (math.ceil(rate / per_core) for per_core in _LOADER_RATES)
-    eaten = ", ".join(f"{rate * count:,.0f} on {count}" for count in _GPUS)
-    cores = f"{fewest} to {most} for each H100"
+    rates = ", ".join(f"{rate * count:,.0f} on {count}" for count in _GPUS)
     crops = config.augment.global_count + config.augment.local_count
-    if crops == _LOADER_CROPS:
-        cores = f"about {cores}, with {crops} crops of a grey to colour PNG of 256 pixels"
-    else:
-        cores = (
-            f"{'fewer' if crops < _LOADER_CROPS else 'more'} than {cores}: this config takes {crops} "
-            f"crop{'' if crops == 1 else 's'} an image, and {_LOADER_CROPS} of a 256-pixel PNG need so many"
-        )
-    return [f"images eaten      about {rate:,.0f} images/s on each H100, {eaten}", f"loader cores      {cores}"]
+    bound = "about" if crops == _LOADER_CROPS else "at most" if crops < _LOADER_CROPS else "at least"
+    measured = f"measured with {_LOADER_CROPS} crops of a 256-pixel PNG"
+    taken = "" if crops == _LOADER_CROPS else f"; this config takes {crops}"
+    return [
+        f"images consumed   about {rate:,.0f} images/s on each H100, {rates}",
+        f"loader cores      {bound} {fewest:,} to {most:,} for each H100 ({measured}{taken})",
+    ]
 
 
 def _disk(checkpoints: int, total: int, trained: int) -> str:

@@ -1,7 +1,7 @@
 """The leakage guards in words, as cards and reports state them."""
 
 MODES = {
-    "strict": "every source, or part of one, that its record connects with a benchmark was left out",
+    "strict": "sources whose records mention a benchmark were left out, in whole or part",
     "paper": "the paper's list of sources was kept as it is",
 }
 
@@ -11,7 +11,7 @@ def guard_line(mode: str, benchmark_images: int) -> str:
     text = f"Guard {mode}: {MODES.get(mode, 'not known to this version')}"
     if benchmark_images:
         return f"{text}; in addition, every image was compared with {benchmark_images:,} images of benchmarks."
-    return f"{text}. No image was compared with those of benchmarks: the builder was given none."
+    return f"{text}. Images were not compared with benchmark images, because none were given."
 
 
 def match_line(matched: str, count: int) -> str:

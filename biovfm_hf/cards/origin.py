@@ -23,7 +23,7 @@ class Origin:
     Attributes:
         start: the weights that training continued from; None if it began with random ones.
         teachers: frozen models that it was distilled from.
-        anchors: frozen models whose similarities between patches its own were held to (Gram anchoring).
+        anchors: frozen models whose similarities between patches the model learned to keep (Gram anchoring).
     """
 
     start: str | None = None
@@ -43,7 +43,7 @@ def folder_name(folder: Path) -> str:
 
 
 def public_name(name: str) -> str:
-    """A name without the folders of this machine; a label or prefix before a path goes, too.
+    """A name without the folders of this machine; a label or prefix before a path is removed too.
 
     >>> public_name("/data/somebody/large/model"), public_name("timm:/data/net"), public_name("you/large")
     ('large', 'net', 'you/large')
@@ -53,7 +53,7 @@ def public_name(name: str) -> str:
 
 
 def hub_id(name: str) -> str | None:
-    """The repository on the Hub that a name names, without label, prefix and keywords; None if it names none.
+    """The repository on the Hub in a name, without label, prefix and keywords; None if there is none.
 
     >>> hub_id("mine=timm:hf-hub:you/net?depth=1"), hub_id("timm:resnet18"), hub_id("/data/net")
     ('you/net', None, None)
@@ -63,7 +63,7 @@ def hub_id(name: str) -> str | None:
 
 
 def whole_name(name: str) -> str:
-    """A name that stays recognisable as that of a folder or file when that is gone: its path is made absolute."""
+    """A name that still shows it was a folder or file after that is deleted: its path is made absolute."""
     prefix, rest = _split(name)
     path = Path(rest).expanduser()
     return f"{prefix}{path.absolute()}" if path.exists() else name

@@ -70,13 +70,13 @@ def shown_paths(sources: dict[str, dict[str, Any]]) -> list[str]:
     private = {name: privacy_of(name, facts, "") for name, facts in sorted(sources.items())}
     withheld = [name for name, privacy in private.items() if privacy and not privacy.keep]
     kept = [name for name, privacy in private.items() if privacy and privacy.keep]
-    published = "paths of published sources stand in the dataset as they were released"
+    published = "the dataset keeps published sources' paths as released"
     lines = [published] if None in private.values() else []
     if withheld:
-        lines.append(f"no path of {', '.join(withheld)} stands in the dataset, only a code for it and its suffix")
+        lines.append(f"the dataset holds no path of {', '.join(withheld)}, only a code and the file suffix")
     if kept:
         names = "file and folder names that were recognised as a person's or a record's"
-        lines.append(f"paths of {', '.join(kept)} stand in the dataset without {names}; look at manifest.parquet")
+        lines.append(f"the dataset keeps the paths of {', '.join(kept)} without {names}; look at manifest.parquet")
     return lines
 
 
@@ -88,8 +88,8 @@ def subject_words(subject: str) -> list[str]:
 def stored_path(item: Item, source: Path | bytes | None, privacy: Privacy | None) -> str:
     """An input's name in rows and manifest: its locator, with private parts withheld.
 
-    `source` is the file or its bytes, None if it is not read. Names in a published release are public pseudonyms and
-    stay.
+    `source` is the file or its bytes, None if it is not read. Names in a published release are public pseudonyms, so
+    they are not changed.
     """
     if privacy is None:
         return locator(item)

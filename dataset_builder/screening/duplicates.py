@@ -186,7 +186,7 @@ def load_drops(plan: Plan, number: int) -> pa.RecordBatch:
 
 
 def save_sample(plan: Plan, candidates: Candidates, decisions: Decisions) -> None:
-    """Save shard and line of the pictures of config 0.2m, unless no more pictures than that are kept."""
+    """Save shard and line of the pictures of config 0.2m, unless the dataset has no more pictures than the sample."""
     sample_path(plan).unlink(missing_ok=True)
     kept = decisions.kept
     if plan.options.subset == "full" and len(kept) > SUBSET_SIZE:

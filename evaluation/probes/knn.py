@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07
 LEAST = 1e-6  # probability in the validation loss, since votes are often exactly 0 or 1
-BLOCK = 1024  # queries of a product, which then takes five sixths of the time for 256 at a time
-GIVEN = 256  # queries whose neighbours are given at a time
+BLOCK = 1024  # queries of a product; 256 at a time would take a fifth longer
+GIVEN = 256  # queries whose neighbours are yielded at a time
 CACHED = 64  # vectors brought to length 1 at a time
 SAMPLE = 4096  # rows whose mean all vectors are taken from
 TILE = 25_600  # support rows at a time, a multiple of GROUP: a board of 105 MB, and few selections per query
@@ -83,7 +83,7 @@ def probe_knn(problem: Problem, neighbours: int | None = None, temperature: floa
 
 
 def unit_centre(features: np.ndarray) -> np.ndarray:
-    """About the mean (D,) float64 of feature vectors (N, D) brought to length 1: of `SAMPLE` to twice as many rows."""
+    """Roughly the mean (D,) float64 of feature vectors (N, D) at length 1, from 1 to 2 times `SAMPLE` of the rows."""
     sample = features[:: max(len(features) // SAMPLE, 1)]
     return sum((unit.sum(0) for _, unit, _ in _unit(sample)), np.zeros(features.shape[1])) / max(len(sample), 1)
 
@@ -105,10 +105,9 @@ def unit_offsets(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
     The last column is half the squared length of the difference.
 
-    The class tokens of an untrained model differ by a hundred thousandth, and their cosines by less than float32 can
-    tell beside 1. Of unit vectors c + a and c + b the product is a'b - (a'a + b'b) / 2 + 1, of which `nearest` adds up
-    only small numbers. A zero vector stays zero; 1/2 is added to its last column, since its product would be too
-    large by that.
+    An untrained model's class tokens differ by about 1e-5, so their cosines round to 1 in float32. The product of unit
+    vectors c + a and c + b is a'b - (a'a + b'b) / 2 + 1. `nearest` leaves out the 1, so it sums only small numbers. A
+    zero vector stays zero; its last column gets 1/2 more, because its product would be too large by that.
     """
     width = features.shape[1]
     offsets = np.empty((len(features), width + 1), np.float32)
@@ -145,7 +144,7 @@ def nearest(queries: np.ndarray, support: np.ndarray, count: int, skip_self: boo
 def _nearest_of(
     queries: np.ndarray, support: np.ndarray, tile: slice, count: int, own: np.ndarray, board: np.ndarray
 ) -> tuple["Tensor", "Tensor"]:
-    """The same among some rows of a support; `own` are the rows of queries that are cases of the support."""
+    """As `nearest`, among the rows `tile` of the support; `own` are the queries' own rows in it, if they have any."""
     import torch
 
     offsets = support[tile]
@@ -164,7 +163,7 @@ def _nearest_of(
 
 @lru_cache
 def _is_intel() -> bool:
-    """Whether Linux names an Intel processor: torch's product takes nine tenths of NumPy's time there, more on AMD."""
+    """Whether Linux names an Intel processor: there torch's product takes 0.9 of NumPy's time, on AMD more than 1."""
     try:
         return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -98,11 +98,12 @@ def _listed(which: np.ndarray, one: str, many: str) -> str:
 
 
 def notes(split: ScoredSplit, name: str = "test") -> list[str]:
-    """Notes on a split for readers of its numbers: missing classes and undefined metrics."""
+    """Notes on a split for readers of its numbers: missing classes, and which averages they enter."""
     empty = np.flatnonzero(split.columns.sum(axis=0) == 0)
-    notes = []
-    if split.task in (MULTICLASS, ORDINAL) and len(empty):
-        notes.append(f"{name}: {_name_columns(empty, 'no sample', 'class', 'classes')}; "
-                    "balanced accuracy runs over the classes that occur, macro F1 and recall also over those that are "
-                    "decided for")  # fmt: skip
-    return notes
+    if split.task not in (MULTICLASS, ORDINAL) or not len(empty):
+        return []
+    missing = _name_columns(empty, "no sample", "class", "classes")
+    return [
+        f"{name}: {missing}; balanced accuracy averages over the classes that occur, macro F1 and recall also over "
+        "classes that are predicted"
+    ]

@@ -65,7 +65,7 @@ def _parts(leakage: Leakage, task: str) -> Iterator[tuple[str, bool]]:
     """What has to do with a task, in words, and whether it is in the pretraining data.
 
     A source counts as left out if the build kept none of its images, and as kept if build.json does not state that.
-    The guard `strict` leaves out what a record connects with a benchmark, and every build leaves out images whose
+    The guard `strict` leaves out sources whose records mention the benchmark, and every build leaves out images whose
     pixels match.
     """
     connected = {source for source, *_ in leakage.overlaps}

@@ -89,16 +89,16 @@ def test_a_dry_run_prints_a_config_that_loads_and_trains_nothing(
     printed = capsys.readouterr().out
     assert config_from_tree(yaml.safe_load(printed)) == load_config(f"{method}_vit_small", {})
     for phrase in ("parameters", "GiB on every GPU, ", "FSDP over 8", "GFLOP an image", "hours of one H100",
-                   "on 8, ", "images eaten", "loader cores", "GiB of disk for the 3"):  # fmt: skip
+                   "on 8, ", "images consumed", "loader cores", "GiB of disk for the 3"):  # fmt: skip
         assert phrase in printed
     frozen = re.search(r"held in memory +[\d.]+M parameters \(([\d.]+)M of them are not trained\)", printed)
     assert frozen is not None and (float(frozen[1]) > 20) == (method == "dino")  # a teacher, or positions alone
     assert "MAE" not in printed.partition("\n# ")[2]
     cores = next(line for line in printed.splitlines() if "loader cores" in line)
     if method == "mae":
-        assert "  fewer than " in cores and "this config takes 1 crop an image" in cores
+        assert "  at most " in cores and cores.endswith("PNG; this config takes 1)")
     else:
-        assert "  about " in cores and "with 10 crops of" in cores
+        assert "  about " in cores and cores.endswith("(measured with 10 crops of a 256-pixel PNG)")
     assert not (tmp_path / "out").exists()
 
 

@@ -32,7 +32,7 @@ class Method(ABC, Generic[C, M]):
     def resolved(self, config: C, out: Path | None = None) -> C:
         """The configuration with the architectures of further models that start from weights of their own.
 
-        A run that has begun in `out` keeps those in its `config.yaml`, because it no longer needs these weights.
+        A run resumed in `out` reads them from its `config.yaml`; the initial weights need not exist any more.
         """
         return config
 
@@ -76,7 +76,7 @@ class Method(ABC, Generic[C, M]):
         """Work after the optimiser's step, such as moving a teacher."""
 
     def frozen_mark(self, objective: M) -> int | None:
-        """Recognises what a frozen network has besides its tensors, which a checkpoint has; None if there is none."""
+        """A number identifying what a checkpoint does not store of a frozen network; None if there is none."""
         return None
 
     def features(self, tokens: Tensor, first_patch: int) -> Tensor:
@@ -103,7 +103,7 @@ class Method(ABC, Generic[C, M]):
         )
 
     def frozen_flops(self, config: C, objective: M) -> float:
-        """Operations of one image in frozen networks, which the settings only name and the objective contains."""
+        """Operations of one image in the objective's frozen networks, which the settings only name."""
         return 0.0
 
     def other_bytes(

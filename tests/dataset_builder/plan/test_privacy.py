@@ -139,10 +139,10 @@ def test_nobody_can_test_a_guess_and_a_build_continues_with_its_secret(tmp_path,
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"access": "open"}, "paths of published sources stand in the dataset as they were released"),
-        ({"access": "private"}, "no path of own stands in the dataset, only a code for it and its suffix"),
-        (KEPT_PATHS, "paths of own stand in the dataset without file and folder names that were recognised"),
-        ({"access": "open", "paths": "withhold"}, "no path of own stands in the dataset"),
+        ({"access": "open"}, "the dataset keeps published sources' paths as released"),
+        ({"access": "private"}, "the dataset holds no path of own, only a code and the file suffix"),
+        (KEPT_PATHS, "the dataset keeps the paths of own without file and folder names that were recognised"),
+        ({"access": "open", "paths": "withhold"}, "the dataset holds no path of own, "),
     ],
 )
 def test_a_build_ends_by_stating_which_paths_stay_readable(tmp_path, make, capsys, fields, line):

@@ -273,7 +273,7 @@ def test_a_class_missing_from_test_is_a_stated_undefined_metric(tmp_path, tiny_m
     main([*words, "--method", "linear,fewshot", "--shots", "2", "--draws", "2"])
     for record in read(tmp_path / "out"):
         assert "auc" not in record["metrics"] and "no sample of class 2" in record["undefined"]["auc"]
-        assert any("balanced accuracy runs over the classes that occur" in note for note in record["notes"])
+        assert any("balanced accuracy averages over the classes that occur" in note for note in record["notes"])
     table = (tmp_path / "out" / "table.md").read_text()
     assert "undefined" in table
 

@@ -215,7 +215,7 @@ def test_a_class_missing_from_test_is_named():
     assert "classes 1, 3" in said
     # As the note says: class 1, which is predicted once, counts for recall but not for balanced accuracy.
     assert found["recall_macro"] == pytest.approx((0.5 + 0 + 1) / 3) and found["f1_macro"] == pytest.approx(5 / 9)
-    assert "macro F1 and recall also over those that are decided for" in said
+    assert "macro F1 and recall also over classes that are predicted" in said
 
 
 @pytest.mark.parametrize(

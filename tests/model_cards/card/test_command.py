@@ -51,7 +51,7 @@ def test_body_says_what_the_files_say(full_card):
     assert "| chest-a | 40 | CC0-1.0 |" in full_card
     assert "| us-c | 20 | not stated |" in full_card
     assert "| duplicate of a benchmark test image | 3 |" in full_card
-    assert "- Guard strict: every source, or part" in full_card
+    assert "- Guard strict: sources whose records mention a benchmark were left out, in whole or part" in full_card
     assert "every image was compared with 1,200 images of benchmarks." in full_card
     assert "- Found by their pixels and left out: 3 images of oct-b in oct-bench." in full_card
     assert "| oct-b | oct-bench | same images; p. 4 (not verified) |" in full_card

@@ -97,7 +97,7 @@ class DistillTrainConfig(TrainConfig):
 
     @property
     def origins(self) -> dict[str, Origin]:
-        """Each student has its own initial weights, unless an earlier run gives those of all."""
+        """Each student has its own initial weights, unless an earlier run supplies all of them."""
         teachers = (self.distill.teacher,) if self.distill.teacher else ()
         first = self.model.init_from
         starts = {MAIN: first}
