@@ -12,6 +12,8 @@ THUMBNAIL = 28  # side of the thumbnail that confirms a match of perceptual hash
 REDUCED = 112  # longer side of pictures for fingerprints
 SIMILARITY = 0.99  # least correlation between the textures of thumbnails of the same picture
 
+_TOGETHER = 32  # pictures blurred together, always as many, so that a texture does not depend on the others
+
 # The 64 lowest spatial frequencies of a 32 x 32 DCT without the mean, nearest to the origin first.
 _LOWEST = 12
 _FREQUENCIES = sorted(
@@ -123,12 +125,20 @@ def textures(thumbnails: np.ndarray) -> np.ndarray:
         float32 (n, THUMBNAIL ** 2), each row with mean 0 and length 1; 0 if a thumbnail has no texture.
     """
     fine = np.empty(thumbnails.shape, dtype=np.float32)
-    for row, flat in zip(fine, thumbnails, strict=True):
-        picture = flat.reshape(THUMBNAIL, THUMBNAIL).astype(np.float32)
-        picture = cv2.GaussianBlur(picture, (0, 0), 0.9)
-        band = picture - cv2.GaussianBlur(picture, (0, 0), 2.0)
-        deviation = np.sqrt(cv2.GaussianBlur(band * band, (0, 0), 2.0))
-        row[:] = (band / (deviation + 3.0)).ravel()
+    for start in range(0, len(thumbnails), _TOGETHER):
+        part = fine[start : start + _TOGETHER]
+        stack = np.zeros((THUMBNAIL**2, _TOGETHER), dtype=np.float32)  # the pictures are its channels
+        stack[:, : len(part)] = thumbnails[start : start + _TOGETHER].T
+        picture = _blurred(stack, 0.9)
+        band = picture - _blurred(picture, 2.0)
+        deviation = np.sqrt(_blurred(band * band, 2.0))
+        part[:] = (band / (deviation + 3.0))[:, : len(part)].T
     fine -= fine.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(fine, axis=1, keepdims=True)
     return fine / np.where(norms > 1e-3, norms, np.inf)
+
+
+def _blurred(stack: np.ndarray, sigma: float) -> np.ndarray:
+    """Pictures of THUMBNAIL ** 2 pixels, one in each column, blurred by a Gaussian."""
+    shape = (THUMBNAIL, THUMBNAIL, stack.shape[1])
+    return cv2.GaussianBlur(stack.reshape(shape), (0, 0), sigma).reshape(stack.shape)

@@ -17,15 +17,16 @@ Seconds of CPU on a core of an AMD EPYC that was shared with other work, by the 
 
     | pictures                                           | 2,000 | 8,000 | 50,000 | 200,000 |
     |----------------------------------------------------|-------|-------|--------|---------|
-    | all look alike                                     |   0.3 |   0.4 |    1.6 |     5.8 |
-    | none does; all hashes within RADIUS of each other  |   0.2 |   0.5 |    2.1 |     8.4 |
-    | none does; all hashes within RADIUS of one of them |   0.2 |   0.4 |    2.6 |      10 |
+    | all look alike                                     |   0.3 |   0.3 |    0.9 |     2.9 |
+    | none does; all hashes within RADIUS of each other  |   0.2 |   0.4 |    1.7 |     5.1 |
+    | none does; all hashes within RADIUS of one of them |   0.1 |   0.3 |    2.1 |     7.4 |
 
-The last row has 96, 130, 370 and 1,157 MiB in all, with thumbnails and mapped textures.
+The last row has 89, 122, 366 and 1,009 MiB in all, with thumbnails and mapped textures.
 
 Where hashes differ in few bits, the pairs of near ones grow with the square of the pictures, until these are a crowd.
-If 28 random bits differ and no pictures look alike, 10,000 take 0.2 s, 40,000 1.2 s, 160,000 6.5 s and 320,000 18 s:
-21 to 55 us each, as each is compared with 0.5 to 15 others, and never with more than CROWD.
+If 28 random bits differ and no pictures look alike, 10,000 take 0.1 s, 40,000 0.9 s, 160,000 4.4 s and 320,000 13 s:
+11 to 40 us each, as each is compared with 0.5 to 15 others, and never with more than CROWD. To measure
+again, run `python tests/benchmarks/crowds.py`.
 """
 
 import tempfile

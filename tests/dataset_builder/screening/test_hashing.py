@@ -1,5 +1,6 @@
 """Fingerprints of pictures."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -48,3 +49,18 @@ def test_the_exact_hash_knows_shape_and_values():
     image = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert sha256_of_pixels(image) == sha256_of_pixels(np.asfortranarray(image))
     assert len({sha256_of_pixels(x) for x in (image, image.T, image.reshape(4, 3), image + 1, image[..., None])}) == 4
+
+
+def test_a_texture_is_that_of_its_picture_whatever_the_others():
+    thumbnails = np.random.default_rng(0).integers(0, 256, (70, THUMBNAIL**2), dtype=np.uint8)
+    thumbnails[3] = 9  # without texture
+    shown = textures(thumbnails)
+    for some in ([4], [69, 3, 0], list(range(30, 64))):
+        assert np.array_equal(textures(thumbnails[some]), shown[some])
+    picture = thumbnails[5].reshape(THUMBNAIL, THUMBNAIL).astype(np.float32)
+    picture = cv2.GaussianBlur(picture, (0, 0), 0.9)
+    band = picture - cv2.GaussianBlur(picture, (0, 0), 2.0)
+    expected = (band / (np.sqrt(cv2.GaussianBlur(band * band, (0, 0), 2.0)) + 3)).ravel()
+    expected -= expected.mean()
+    assert shown[5] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-6)
+    assert not shown[3].any()
