@@ -94,6 +94,7 @@ KINDS = {
     "equal": lambda rng, count: np.full(count, 7, np.uint64),
     "near each other": lambda rng, count: around(rng, count, 1, 2),
     "around a centre": lambda rng, count: around(rng, count, 1, 4),
+    "28 free bits": lambda rng, count: rng.integers(0, 2**28, count, dtype=np.uint64) << np.uint64(17),
     "20 free bits": lambda rng, count: rng.integers(0, 2**20, count, dtype=np.uint64) << np.uint64(17),
     "crowds of 800": lambda rng, count: around(rng, count, count // 800, 3),
 }
