@@ -17,6 +17,12 @@ from biovfm_hf.reading.limited import Limited, Limits, Stopped
 from tests.biovfm_hf.reading.leaky import leave, numbers_signalled_once, signalled_once, take, takes
 
 
+@pytest.fixture
+def undecoding(monkeypatch):
+    """Workers that begin without the decoders, whose import takes most of a second, for calls that need none."""
+    monkeypatch.setattr("biovfm_hf.reading.limited.DECODERS", ())
+
+
 @pytest.fixture(scope="module")
 def limited():
     workers = Limited(Limits(memory=400 << 20, seconds=1.0, patience=60.0, output=64 << 20, results=1000))
@@ -62,6 +68,7 @@ def test_what_ends_a_worker_costs_one_call(limited, function, arguments, reason,
     assert time.monotonic() - begun < 9
 
 
+@pytest.mark.usefixtures("undecoding")
 def test_what_waits_for_ever_is_ended():
     limited = Limited(Limits(patience=1.0))
     with pytest.raises(Stopped, match=r"a\.dcm: nothing was read from it for 1 s") as told:
@@ -80,6 +87,7 @@ def test_who_stops_or_kills_a_worker_costs_no_file(limited, tmp_path, monkeypatc
         limited.call("a.dcm", signal.raise_signal, number)
 
 
+@pytest.mark.usefixtures("undecoding")
 def test_killing_the_process_that_forks_workers_loses_no_file():
     limited = Limited(Limits())
     parent, worker = limited.call("a", os.getppid), limited.call("a", os.getpid)
@@ -135,7 +143,8 @@ def test_many_threads_call_at_once(limited):
     assert sums == [True] * 80 and len(crashes) == 16
 
 
-def test_nothing_is_left_running(limited):
+@pytest.mark.usefixtures("undecoding")
+def test_nothing_is_left_running():
     own = Limited(Limits())
     own.call("a", abs, -1)
     pid = own.call("a", os.getpid)
@@ -152,13 +161,20 @@ def test_paths_begin_where_the_caller_is(limited, tmp_path, monkeypatch):
     assert limited.call("a", os.getcwd) == str(tmp_path)
 
 
-@pytest.fixture
-def filled():
-    """Workers whose idle one still has 200 MiB of an earlier file; a new one has room for 300."""
+@pytest.fixture(scope="module")
+def leaking():
     workers = Limited(Limits(memory=400 << 20), preload=("tests.biovfm_hf.reading.leaky",))
-    workers.call("a", leave, 200 << 20)
     yield workers
     workers.close()
+
+
+@pytest.fixture
+def filled(leaking):
+    """Workers whose idle one still has 200 MiB of an earlier file; a new one has room for 300."""
+    with pytest.raises(Stopped):  # a worker that has nothing of an earlier test
+        leaking.call("a", os.abort)
+    leaking.call("a", leave, 200 << 20)
+    return leaking
 
 
 @pytest.mark.parametrize("how", ["error", "outcome", "abort"])
