@@ -1,6 +1,7 @@
 """The feature cache: its key, resuming, and refusals."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -99,6 +100,8 @@ def test_what_has_not_begun_is_dropped_when_nobody_wants_it_any_more():
 
     found = embed.prefetch(work, list(range(8)), ahead=8, threads=1)
     assert next(found) == 0
+    while len(begun) < 2:  # its thread may begin item 1 later than this one goes on
+        time.sleep(0.001)
     threading.Timer(0.2, allowed.release).start()  # lets item 1, which has started, finish
     found.close()
     assert begun == [0, 1]
