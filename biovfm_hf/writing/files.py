@@ -6,6 +6,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 
@@ -15,12 +16,15 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
     A file is synced to disk first. A folder replaces an existing folder of the same name. On an exception
     (Ctrl-C included) the temporary is removed and `target` stays as it was. A SIGKILL may leave a `.NAME.tmp-PID`, or
-    between the two renames of a replaced folder a `.NAME.old-PID`; no reader takes these for the target.
+    between the two renames of a replaced folder a `.NAME.old-PID`; no reader takes these for the target. The next call
+    for this target, or `remove_leftovers`, gives such a replaced folder its name back.
     """
     target = Path(target).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
     old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    for replaced in target.parent.glob(f".{escape(target.name)}.old-*"):
+        _restore(replaced, target)
     _remove(temporary)
     try:
         yield temporary
@@ -35,8 +39,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
                     os.fsync(written.fileno())
             temporary.replace(target)
     except BaseException as error:
-        if old.exists() and not target.exists():
-            old.rename(target)
+        _restore(old, target)
         _remove(temporary)
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(target)  # a failed write names no file
@@ -73,16 +76,25 @@ def linked(source: Path, target: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporaries that a killed `atomic_path` left in `folder` and below; no other process may write there."""
-    for path in [*folder.rglob(".*.tmp-*"), *folder.rglob(".*.old-*")]:
+    for path in list(folder.rglob(".*.tmp-*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+    for old in list(folder.rglob(".*.old-*")):
+        _restore(old, old.with_name(old.name[1:].rpartition(".old-")[0]))
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether writing failed for lack of space or quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _restore(old: Path, target: Path) -> None:
+    """Give a folder its name back if the new one that was to replace it has not come."""
+    if old.exists() and not target.exists():
+        old.rename(target)
 
 
 def _remove(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from biovfm_hf.writing.files import atomic_path
+from biovfm_hf.writing.files import atomic_path, remove_leftovers
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -47,3 +48,39 @@ def test_a_failing_write_names_its_target(tmp_path, filename):
         raise OSError(errno.ENOSPC, "No space left on device", named)
     assert raised.value.filename == ("elsewhere" if filename == "elsewhere" else str(tmp_path / "a.json"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+@pytest.mark.parametrize("name", ["model", "model[1].old-2"])
+def test_a_kill_between_the_renames_of_a_folder_loses_neither_old_nor_new(tmp_path, name):
+    """The old folder has its name again in the next call, though it fails, and after leftovers are removed."""
+    target = tmp_path / name
+    target.mkdir()
+    for recover in (replace_and_fail, lambda _: remove_leftovers(tmp_path)):
+        (target / "config.json").write_text("old")
+        pid = os.fork()
+        if not pid:
+            replace_and_die(target)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL and not target.exists()
+        recover(target)
+        assert (target / "config.json").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def replace_and_die(target: Path) -> None:
+    honest = os.rename
+
+    def rename(*args: Path) -> None:
+        honest(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    os.rename = rename
+    with atomic_path(target) as folder:
+        folder.mkdir()
+
+
+def replace_and_fail(target: Path) -> None:
+    with pytest.raises(OSError), atomic_path(target) as folder:
+        assert target.is_dir()
+        folder.mkdir()
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -134,8 +134,9 @@ def test_leftovers_of_a_kill_are_removed_and_never_read(tmp_path: Path) -> None:
     left, replaced = tmp_path / ".step_00000002.tmp-123", tmp_path / ".model.old-123"
     left.mkdir()
     replaced.mkdir()
+    (tmp_path / "model").mkdir()
     (tmp_path / ".config.yaml.tmp-123").write_text("")
     (left / "state.json").write_text(json.dumps({"step": 2}))
     assert load_newest(tmp_path, module, optimizer)["step"] == 1
     remove_leftovers(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    assert {path.name for path in tmp_path.iterdir()} == {"step_00000001", "model"}
