@@ -30,7 +30,7 @@ from .dataset.output_folder import check_output, hold
 from .limits import CHANGED, UNREADABLE
 from .options import BuildOptions
 from .plan.making import changed_sources, make_plan, secret_of
-from .plan.plan import WORK, Plan, Unit, differing, load_plan
+from .plan.plan import WORK, Plan, Unit, differing, load_plan, remove_earlier
 from .plan.privacy import privacy_of, shown_paths
 from .schema import KEPT
 from .screening.candidates import load_candidates
@@ -190,6 +190,7 @@ def _build(
     write_places(plan)
     write_card(plan, summary, counts.files)
     remove_leftovers(plan.out)
+    remove_earlier(plan)
     write_text(complete, json.dumps({"inputs": inputs, "files": written_files(plan.out)}))
     _report(plan, summary)
     return summary

@@ -54,7 +54,7 @@ class RawImages(datasets.GeneratorBasedBuilder):
         folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "biovfm-inputs" / name
         self._plan = make_plan(chosen, self._raw, folder, shaping, f"biovfm {shaping.seed}")
         # Prepared data of `datasets` is valid only for the same inputs, options and software.
-        listed = (self._plan.work / "items.parquet").read_bytes() + repr((shaping, software())).encode()
+        listed = self._plan.items_path.read_bytes() + repr((shaping, software())).encode()
         super().__init__(
             cache_dir=cache_dir, dataset_name="biovfm_raw_images", hash=hashlib.sha256(listed).hexdigest()[:16]
         )

@@ -6,7 +6,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,23 +44,34 @@ def make_plan(
     Raises:
         UserError: none of these sources is in the raw folder.
     """
+    plan = listed_plan(sources, raw, Plan(out, options, (), {}, {}, {}, str(raw.resolve()), secret, software))
+    save_plan(plan)
+    return plan
+
+
+def listed_plan(sources: Iterable[Source], raw: Path, empty: Plan) -> Plan:
+    """List the inputs of `sources` below `raw` for a plan that is `empty`; its table is written, the plan not saved.
+
+    Raises:
+        UserError: none of these sources is in the raw folder.
+    """
     described: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
     records: dict[str, str] = {}
     shards: list[Shard] = []
-    sources, work = list(sources), out / WORK
-    work.mkdir(parents=True, exist_ok=True)
+    sources, options = list(sources), empty.options
+    empty.work.mkdir(parents=True, exist_ok=True)
     if any(map(_is_withheld, sources)):
-        work.chmod(0o700)  # its files have the paths and the secret
+        empty.work.chmod(0o700)  # its files have the paths and the secret
     quiet_decoders()
     with (
-        atomic_path(work / "items.parquet") as path,
+        atomic_path(empty.items_path) as path,
         pq.ParquetWriter(path, ITEMS, compression="zstd", use_dictionary=REPEATED, write_statistics=False) as writer,
     ):
         for source in sources:
             records[source.id] = digest(source)
             before = len(shards)
-            key = secret if _is_withheld(source) else options.key
+            key = empty.secret if _is_withheld(source) else options.key
             stamps: dict[str, str] = {}
             of_item = partial(stamp_of, raw=raw, listed=stamps)
             for modality, blocks in _cut(_considered(source, raw, options, stamps)):
@@ -71,7 +82,8 @@ def make_plan(
                 writer.write_table(table.select(ITEMS.names).combine_chunks(), row_group_size=len(table))
                 number = sum(s.source == source.id and s.modality == modality for s in shards[before:])
                 name = f"data/{slug(modality)}/{source.id}-{number:05d}.parquet"
-                shards.append(Shard(source.id, modality, name, len(table), round(pc.sum(table["seconds"]).as_py(), 3)))
+                duration = round(pc.sum(table["seconds"]).as_py(), 3)
+                shards.append(Shard(source.id, modality, name, len(table), duration, len(shards)))
             if len(shards) == before:
                 skipped[source.id] = _absence(source, raw)
             else:
@@ -79,9 +91,7 @@ def make_plan(
         if not shards:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise UserError(f"{raw}: holds none of the sources ({reasons}); see: biovfm sources status --raw {raw}")
-    plan = Plan(out, options, tuple(shards), described, skipped, records, str(raw.resolve()), secret, software)
-    save_plan(plan)
-    return plan
+    return replace(empty, shards=tuple(shards), sources=described, skipped=skipped, records=records)
 
 
 def secret_of(out: Path) -> str:

@@ -65,6 +65,7 @@ class Shard:
         name: of the file, below the dataset folder.
         items: how many inputs it has.
         seconds: estimated time of one core for them.
+        file: number of its files in the work folder, which it keeps when another listing moves it.
     """
 
     source: str
@@ -72,6 +73,7 @@ class Shard:
     name: str
     items: int
     seconds: float
+    file: int
 
 
 class Unit(NamedTuple):
@@ -92,7 +94,7 @@ class Plan:
 
     `sources` holds the facts of each record that the card needs, `skipped` why other sources were left out, `records`
     a digest of each record, `raw` the raw folder's path with links resolved, `secret` the key of the hashes of private
-    sources, `software` the version that began the build.
+    sources, `software` the version that began the build, `listing` how often the raw folder was listed again.
     """
 
     out: Path
@@ -104,39 +106,50 @@ class Plan:
     raw: str
     secret: str = field(repr=False)
     software: str = ""
+    listing: int = 0
 
     @property
     def work(self) -> Path:
         """The builder's private folder."""
         return self.out / WORK
 
+    @property
+    def items_path(self) -> Path:
+        """The table of all inputs; each listing has its own."""
+        return self.work / (f"items-{self.listing}.parquet" if self.listing else "items.parquet")
+
+    def _file(self, number: int) -> str:
+        return f"{self.shards[number].file:06d}"
+
     def rows_path(self, number: int) -> Path:
         """Candidate rows of a shard."""
-        return self.work / "shards" / f"{number:06d}.parquet"
+        return self.work / "shards" / f"{self._file(number)}.parquet"
 
     def candidates_path(self, number: int) -> Path:
         """Everything that a shard considered."""
-        return self.work / "shards" / f"{number:06d}.candidates.parquet"
+        return self.work / "shards" / f"{self._file(number)}.candidates.parquet"
 
     def thumbnails_path(self, number: int) -> Path:
         """Concatenated thumbnails, one for each hash in a shard's candidates."""
-        return self.work / "shards" / f"{number:06d}.thumbnails"
+        return self.work / "shards" / f"{self._file(number)}.thumbnails"
 
     def stats_path(self, number: int) -> Path:
         """Statistics of a shard: its presence marks the shard done."""
-        return self.work / "shards" / f"{number:06d}.json"
+        return self.work / "shards" / f"{self._file(number)}.json"
 
     def part_path(self, unit: Unit) -> Path:
         """Output of a unit that is part of a shard, until the shard is joined."""
-        return self.work / "shards" / f"{unit.shard:06d}.{unit.start:06d}-{unit.stop:06d}.arrow"
+        return self.work / "shards" / f"{self._file(unit.shard)}.{unit.start:06d}-{unit.stop:06d}.arrow"
 
     def parts(self, number: int | None = None) -> dict[int, list[Unit]]:
         """Number of each shard (or only this one) with finished parts -> those parts, in the order of their inputs."""
         parts: dict[int, list[Unit]] = {}
-        own = "[0-9]*" if number is None else f"{number:06d}"
+        own = "[0-9]*" if number is None else self._file(number)
+        shards = {shard.file: shard_number for shard_number, shard in enumerate(self.shards)}
         for path in sorted((self.work / "shards").glob(f"{own}.*-*.arrow")):
-            unit = Unit(*map(int, re.split("[.-]", path.stem)))
-            parts.setdefault(unit.shard, []).append(unit)
+            file, start, stop = map(int, re.split("[.-]", path.stem))
+            if file in shards:
+                parts.setdefault(shards[file], []).append(Unit(shards[file], start, stop))
         return parts
 
     def whole(self, number: int) -> Unit:
@@ -149,11 +162,11 @@ class Plan:
 
     def progress_path(self, unit: Unit) -> Path:
         """Progress of the worker on this unit."""
-        return self.work / "progress" / f"{unit.shard:06d}.{unit.start:06d}"
+        return self.work / "progress" / f"{self._file(unit.shard)}.{unit.start:06d}"
 
     def marks_path(self, number: int) -> Path:
         """Inputs of a shard that crashed or stalled a worker."""
-        return self.work / "marks" / f"{number:06d}.json"
+        return self.work / "marks" / f"{self._file(number)}.json"
 
     def marks(self, number: int) -> dict[int, str]:
         """Input number in the shard -> why it must not be opened again."""
@@ -180,7 +193,7 @@ class Plan:
         return table["seconds"].to_numpy(), table["follows"].to_numpy()
 
     def _inputs(self, unit: Unit) -> pa.Table:
-        path = self.work / "items.parquet"
+        path = self.items_path
         table = _row_group(path, path.stat().st_mtime_ns, unit.shard)
         return table.slice(unit.start, unit.stop - unit.start)
 
@@ -236,14 +249,27 @@ def _parsed(out: Path, _changed: int) -> Plan:
     return Plan(
         out=out,
         options=Options(**options),
-        shards=tuple(Shard(**shard) for shard in content["shards"]),
+        shards=tuple(Shard(**{"file": number, **shard}) for number, shard in enumerate(content["shards"])),
         sources=content["sources"],
         skipped=content["skipped"],
         records=content["records"],
         raw=content["raw"],
         secret=content["secret"],
         software=content.get("software", ""),
+        listing=content.get("listing", 0),
     )
+
+
+def remove_earlier(plan: Plan) -> None:
+    """Remove from the work folder what only earlier listings of the raw folder need."""
+    files = {shard.file for shard in plan.shards}
+    for folder in ("shards", "progress", "marks"):
+        for path in (plan.work / folder).glob("[0-9]*"):
+            if int(re.split(r"\D", path.name)[0]) not in files:
+                path.unlink()
+    for path in plan.work.glob("items*.parquet"):
+        if path != plan.items_path:
+            path.unlink()
 
 
 def differing(planned: Options, now: Options) -> list[str]:

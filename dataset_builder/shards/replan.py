@@ -1,40 +1,53 @@
-"""Plans an existing build again: finished, unchanged shards stay, everything else runs."""
+"""Plans an existing build again: finished, unchanged shards stay, everything else runs.
+
+Another listing has files of its own, until its plan takes the place of the old one. So the build can continue after a
+kill at any moment, with the old plan or the new one, and the folder stays locked.
+"""
 
 import json
-import shutil
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
-
-from biovfm_hf.writing.files import atomic_path, linked, write_text
 
 from ..catalog.source import Source
 from ..item import Item
 from ..limits import CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE
-from ..plan.making import make_plan
-from ..plan.plan import Plan, load_plan
+from ..plan.making import listed_plan
+from ..plan.plan import Plan, load_plan, remove_earlier, save_plan
 
 FAILURES = {CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE}
 
 
 def plan_again(plan: Plan, sources: Iterable[Source], raw: Path) -> tuple[Plan, int]:
-    """List the raw folder again and take over finished shards whose inputs are the same and have not failed.
+    """List the raw folder again and keep finished shards whose inputs are the same and have not failed.
 
     Returns:
-        The new plan, which replaces the old one on disk, and how many shards it took over.
+        The new plan, which replaces the old one on disk, and how many shards it keeps.
     """
-    draft = plan.work / "again"
-    shutil.rmtree(draft, ignore_errors=True)
-    new = make_plan(sources, raw, draft, plan.options, plan.secret, plan.software)
-    before = {shard.name: number for number, shard in enumerate(plan.shards)}
-    taken = 0
+    remove_earlier(plan)  # so that numbers of files that are in no plan are free
+    empty = replace(plan, raw=str(raw.resolve()), listing=plan.listing + 1)
+    new, kept = _with_files(listed_plan(sources, raw, empty), plan)
+    for name in ("complete.json", "decided.json"):  # neither plan is decided on from here on
+        (plan.work / name).unlink(missing_ok=True)
+    save_plan(new)
+    remove_earlier(new)
+    return load_plan(plan.out), kept
+
+
+def _with_files(new: Plan, old: Plan) -> tuple[Plan, int]:
+    """The new plan, in which shards that stay have their files of the old one; and how many these are."""
+    finished = {shard.name: number for number, shard in enumerate(old.shards) if _done(old, number)}
+    free = count(1 + max(shard.file for shard in old.shards))
+    files: list[int] = []
     for number, shard in enumerate(new.shards):
-        old = before.get(shard.name)
-        if old is not None and _done(plan, old) and _listed(plan, old) == _listed(new, number):
-            _take_over(plan, old, new, number)
-            taken += 1
-    with atomic_path(plan.work) as folder:
-        new.work.rename(folder)
-    return load_plan(plan.out), taken
+        before = finished.get(shard.name)
+        if before is not None and _listed(old, before) == _listed(new, number):
+            files.append(old.shards[before].file)
+        else:
+            files.append(next(free))
+    shards = [replace(shard, file=file) for shard, file in zip(new.shards, files, strict=True)]
+    return replace(new, shards=tuple(shards)), len({shard.file for shard in old.shards}.intersection(files))
 
 
 def _listed(plan: Plan, number: int) -> tuple[list[Item], list[str]]:
@@ -45,13 +58,3 @@ def _done(plan: Plan, number: int) -> bool:
     """Whether a shard is done and none of its inputs failed."""
     path = plan.stats_path(number)
     return path.is_file() and not FAILURES & json.loads(path.read_text(encoding="utf-8"))["outcomes"].keys()
-
-
-def _take_over(old: Plan, old_number: int, new: Plan, number: int) -> None:
-    """Give a shard's files second names in the new plan, the completion mark last; the old plan stays complete."""
-    new.rows_path(number).parent.mkdir(parents=True, exist_ok=True)
-    linked(old.rows_path(old_number), new.rows_path(number))
-    linked(old.candidates_path(old_number), new.candidates_path(number))
-    linked(old.thumbnails_path(old_number), new.thumbnails_path(number))
-    statistics = json.loads(old.stats_path(old_number).read_text(encoding="utf-8"))
-    write_text(new.stats_path(number), json.dumps({**statistics, "shard": number}))

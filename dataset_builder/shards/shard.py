@@ -84,7 +84,7 @@ def join_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
 
 
 def _statistics(plan: Plan, number: int) -> dict[str, Any]:
-    return json.loads(plan.stats_path(number).read_text(encoding="utf-8"))
+    return {**json.loads(plan.stats_path(number).read_text(encoding="utf-8")), "shard": number}
 
 
 def _write_part(target: Path, batches: Iterable[pa.RecordBatch]) -> None:
@@ -109,7 +109,7 @@ def _write_shard(plan: Plan, number: int, batches: Iterable[pa.RecordBatch], tal
             rows.add(rows_of(table))
             thumbnails.writelines(filter(None, batch["thumbnails"].to_pylist()))
     digest = sha256_of_file(plan.rows_path(number))
-    statistics = {"shard": number, "items": plan.shards[number].items, **vars(tally), "rows_sha256": digest}
+    statistics = {"items": plan.shards[number].items, **vars(tally), "rows_sha256": digest}
     write_text(plan.stats_path(number), json.dumps(statistics, sort_keys=True))
 
 

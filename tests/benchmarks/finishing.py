@@ -52,7 +52,7 @@ def simulate(out: Path, pictures: int, seed: int = 0) -> Plan:
     plan = Plan(
         out,
         SHAPING,
-        tuple(Shard("s", "CT", name, PER_SHARD, 1.0) for name in names),
+        tuple(Shard("s", "CT", name, PER_SHARD, 1.0, number) for number, name in enumerate(names)),
         {},
         {},
         {},

@@ -13,12 +13,14 @@ import pytest
 from PIL import Image
 
 from biovfm_hf.errors import UserError
+from dataset_builder import pipeline
 from dataset_builder.build import build, main
 from dataset_builder.dataset.check import faults
 from dataset_builder.dataset.output_folder import hold
 from dataset_builder.schema import COLUMNS, ROWS
 from dataset_builder.screening.hashing import sha256_of_pixels
 from dataset_builder.screening.rules import software
+from dataset_builder.shards import replan
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -149,10 +151,9 @@ def test_a_build_says_that_another_version_began_it(small_raw, built, capsys):
     """Also after the raw folder is listed again, since the finished shards stay."""
     raw, sources = small_raw
     path, before = built / ".build" / "plan.json", tree(built)
-    content = json.loads(path.read_text())
-    assert content["software"] == software() and "begun by" not in capsys.readouterr().out
+    assert json.loads(path.read_text())["software"] == software() and "begun by" not in capsys.readouterr().out
     for first, words in (("biovfm-hf 0.0.1 with rules 01234567",) * 2, ("", "an earlier version")):
-        path.write_text(json.dumps(content | {"software": first}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"software": first}))
         for retry in (False, True, False):
             build(raw, built, [sources], workers=0, size=32, retry_failed=retry)
             assert f"begun by {words}, and this is {software()}" in capsys.readouterr().out
@@ -243,6 +244,31 @@ def test_retry_failed_repairs_and_nothing_else_changes(small_raw, out, tmp_path)
     fresh = tmp_path / "fresh"
     build(raw, fresh, [sources], workers=0, size=32)
     assert tree(out) == tree(fresh)
+
+
+@pytest.mark.parametrize("retry_failed", [True, False])
+def test_no_second_build_runs_during_or_after_another_listing(small_raw, out, monkeypatch, make, retry_failed):
+    """Whether the user asks for it, or inputs have changed since they were listed."""
+    raw, sources = small_raw
+    words = {"sources": [sources], "workers": 0, "size": 32}
+    build(raw, out, plan_only=not retry_failed, **words)
+    make.png(raw / "scans" / "p000" / "0.png", make.picture(77, 60, 90))
+    refused = []
+
+    def with_second_build(function):
+        def called(*args):
+            with pytest.raises(UserError, match="another build is running there"):
+                build(raw, out, **words)
+            refused.append(function.__name__)
+            return function(*args)
+
+        return called
+
+    for module, name in ((replan, "_listed"), (pipeline, "_run_shards"), (pipeline, "write_manifest")):
+        monkeypatch.setattr(module, name, with_second_build(getattr(module, name)))
+    build(raw, out, retry_failed=retry_failed, **words)
+    assert refused.count("_listed") > 1 and refused[-2:] == ["_run_shards", "write_manifest"]
+    assert {path.name for path in out.parent.iterdir()} == {"raw", "records", "dataset"}
 
 
 def test_retry_failed_sees_changed_files_of_equal_size(tmp_path, out, make, capsys):
@@ -478,10 +504,11 @@ def test_a_source_can_be_added_later(small_raw, out, tmp_path, capsys):
     raw, sources = small_raw
     few = ",".join(sources.split(",")[1:])
     build(raw, out, [few], workers=0, size=32)
-    seconds = (out / ".build" / "shards" / "000000.parquet").stat()
+    first = out / ".build" / "shards" / "000000.parquet"
+    before = first.stat()
     build(raw, out, [sources], workers=0, size=32, retry_failed=True)
     assert "2 of 3 shards stay as they are" in capsys.readouterr().out
-    assert (out / ".build" / "shards" / "000001.parquet").stat().st_mtime_ns == seconds.st_mtime_ns
+    assert first.stat().st_mtime_ns == before.st_mtime_ns
     build(raw, tmp_path / "fresh", [sources], workers=0, size=32)
     assert tree(out) == tree(tmp_path / "fresh")
     assert faults(out)[1] == []

@@ -108,6 +108,56 @@ for fatal in map(int, sys.argv[1].split(",")):
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
+# Builds with --retry-failed in copies of a finished folder, each killed in another listing: the first before the first
+# file changes its name, the second before the second one does, the last at the end. Each is continued with and without
+# the option.
+LISTED_AGAIN = """
+import os, shutil, signal, sys
+import dataset_builder.plan.making as making
+from dataset_builder import pipeline
+from dataset_builder.build import main
+making.SHARD_ITEMS = 3
+finished, *words = sys.argv[1:]
+honest = pipeline.plan_again
+
+def build(fatal, words):
+    moments = [0]
+    def pass_moment():
+        moments[0] += 1
+        if moments[0] == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+    def deadly(function):
+        def changed(*args, **options):
+            pass_moment()
+            return function(*args, **options)
+        return changed
+    def plan_again(*args):
+        functions = {name: getattr(os, name) for name in ("rename", "replace", "link", "unlink", "rmdir")}
+        vars(os).update({name: deadly(function) for name, function in functions.items()})
+        answer = honest(*args)
+        pass_moment()
+        vars(os).update(functions)
+        return answer
+    pipeline.plan_again = plan_again
+    return main(words)
+
+def ended(fatal, *words):
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os._exit(build(fatal, words))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+fatal, killed = 0, True
+while killed:
+    fatal += 1
+    again, plain = f"{finished}-again-{fatal}", f"{finished}-plain-{fatal}"
+    shutil.copytree(finished, again)
+    killed = ended(fatal, *words, "--out", again, "--retry-failed") == -signal.SIGKILL
+    shutil.copytree(again, plain)
+    print(ended(0, *words, "--out", again, "--retry-failed"), ended(0, *words, "--out", plain), flush=True)
+"""
+
 
 RUN = """
 if __name__ == "__main__":
@@ -408,6 +458,33 @@ def killed_and_continued(small_raw, tmp_path: Path, fatal: list[int]) -> None:
 def test_a_killed_build_continues_to_the_same_bytes(small_raw, tmp_path, monkeypatch):
     monkeypatch.setattr("dataset_builder.plan.making.SHARD_ITEMS", 3)
     killed_and_continued(small_raw, tmp_path, [1, 6, 9])
+
+
+def test_a_build_that_is_killed_while_it_lists_again_continues_to_the_same_bytes(
+    small_raw, tmp_path, monkeypatch, make
+):
+    """With --retry-failed to those of a new build; without it, to these or those of the finished one."""
+    monkeypatch.setattr("dataset_builder.plan.making.SHARD_ITEMS", 3)
+    raw, sources = small_raw
+    eyes, out = sources.split(",")[1], tmp_path / "out"
+    broken = raw / "eyes" / "train" / "1.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:99])
+    build(raw, out, [eyes], workers=0, size=32)
+    broken.write_bytes(whole)
+    (raw / "eyes" / "train" / "5.png").unlink()
+    make.png(raw / "eyes" / "train" / "0.png", make.picture(60, channels=3))
+    build(raw, tmp_path / "new", [eyes], workers=0, size=32)
+    words = [str(out), "--raw", str(raw), "--sources", eyes, "--size", "32", "--workers", "0"]
+    (tmp_path / "again.py").write_text(LISTED_AGAIN)
+    command = [sys.executable, str(tmp_path / "again.py"), *words]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    ends = done.stdout.splitlines()
+    assert done.returncode == 0 and len(ends) > 5 and set(ends) == {"0 0"}, done.stderr
+    before, after = tree(out), tree(tmp_path / "new")
+    for number in range(1, len(ends) + 1):
+        assert tree(tmp_path / f"out-again-{number}") == after
+        assert tree(tmp_path / f"out-plain-{number}") in (before, after)
 
 
 @pytest.mark.slow
