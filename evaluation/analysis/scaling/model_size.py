@@ -15,6 +15,7 @@ from .tables import Point
 
 AXES = ("given", "encoder", "published", "compute")
 PAPER_AXIS = "published"
+_COUNTS = ("encoder", PAPER_AXIS)  # axes of parameters, in the order of `known_sizes`
 AXIS_LABELS = {
     "given": "Parameters (millions)",
     "encoder": "Encoder parameters (millions)",
@@ -49,8 +50,8 @@ def known_sizes() -> dict[str, tuple[float, float]]:
     }
 
 
-def size_of(point: Point, known: Mapping[str, tuple[float, float]]) -> str:
-    """The named size of a point: its `size`, or the one whose parameter count is within 2 % of the point's.
+def sizes_of(point: Point, known: Mapping[str, tuple[float, float]]) -> list[str]:
+    """The named sizes of a point, the nearest first: its `size`, or those with a count within 2 % of its parameters.
 
     Raises:
         UserError: no named size fits.
@@ -58,12 +59,13 @@ def size_of(point: Point, known: Mapping[str, tuple[float, float]]) -> str:
     if point.size:
         if point.size not in known:
             raise UserError(f"unknown size {point.size!r}; known are: {', '.join(known)}")
-        return point.size
-    for name, counts in known.items():
-        if any(abs(point.params / count - 1) <= TOLERANCE for count in counts):
-            return name
-    raise UserError(f"{point.params:g} M parameters are no named size ({point.series}); add a column size to the "
-                    f"points, with one of: {', '.join(known)}")  # fmt: skip
+        return [point.size]
+    gaps = {name: min(abs(point.params / count - 1) for count in counts) for name, counts in known.items()}
+    names = sorted((name for name, gap in gaps.items() if gap <= TOLERANCE), key=lambda name: gaps[name])
+    if not names:
+        raise UserError(f"{point.params:g} M parameters are no named size ({point.series}); add a column size to the "
+                        f"points, with one of: {', '.join(known)}")  # fmt: skip
+    return names
 
 
 def objective_of(family: str) -> str:
@@ -89,23 +91,39 @@ def axis_values(points: list[Point], axis: str) -> tuple[list[float], str]:
     `compute` counts GFLOP per image; if every point has `images_millions`, it counts EFLOP in total.
 
     Raises:
-        UserError: the axis is unknown, or the size or objective of a point is.
+        UserError: the axis is unknown, or the size or objective of a point is, or several sizes fit a point.
     """
     if axis not in AXES:
         raise UserError(f"unknown axis {axis!r}; choose one of: {', '.join(AXES)}")
     if axis == "given":
         return [point.params for point in points], AXIS_LABELS[axis]
     known = known_sizes()
-    names = [size_of(point, known) for point in points]
-    if axis == "encoder":
-        return [known[name][0] for name in names], AXIS_LABELS[axis]
-    if axis == "published":
-        return [known[name][1] for name in names], AXIS_LABELS[axis]
-    each = [recipe_flops(p.objective or objective_of(p.family), n) for n, p in zip(names, points, strict=True)]
+    each = [_value(point, axis, known) for point in points]
+    if axis != "compute":
+        return each, AXIS_LABELS[axis]
     if all(point.images > 0 for point in points):
         total = [flops * point.images * 1e6 / 1e18 for flops, point in zip(each, points, strict=True)]
         return total, AXIS_LABELS["total_compute"]
     return [flops / 1e9 for flops in each], AXIS_LABELS[axis]
+
+
+def _value(point: Point, axis: str, known: Mapping[str, tuple[float, float]]) -> float:
+    """The value of a point's size on an axis: parameters in millions, or the operations of an image.
+
+    Raises:
+        UserError: several sizes fit the point and differ on the axis.
+    """
+    names = sizes_of(point, known)
+    if axis == "compute":
+        objective = point.objective or objective_of(point.family)
+        values = {name: recipe_flops(objective, name) for name in names}
+    else:
+        values = {name: known[name][_COUNTS.index(axis)] for name in names}
+    nearest, *others = names
+    if other := next((name for name in others if abs(values[name] / values[nearest] - 1) > TOLERANCE), None):
+        raise UserError(f"{point.params:g} M parameters fit {nearest} and {other} ({point.series}), which differ on "
+                        f"axis {axis}; add a column size to the points")  # fmt: skip
+    return values[nearest]
 
 
 def named_axis(points: list[Point], axis: str) -> str:
@@ -118,7 +136,7 @@ def named_axis(points: list[Point], axis: str) -> str:
         return "" if all(point.images > 0 for point in points) else axis
     if axis != "given":
         return axis
-    for place, name in enumerate(("encoder", PAPER_AXIS)):
+    for place, name in enumerate(_COUNTS):
         counts = [each[place] for each in known_sizes().values()]
         if all(any(abs(point.params / count - 1) <= TOLERANCE for count in counts) for point in points):
             return name

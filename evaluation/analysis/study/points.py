@@ -12,7 +12,7 @@ from biovfm_hf.results.record import Record
 
 from ...results.table import metric_title
 from ...statistics.kinds import DETECTION, SEGMENTATION
-from ..scaling.model_size import known_sizes, size_of
+from ..scaling.model_size import known_sizes, sizes_of
 from ..scaling.tables import Point
 from .plan import StudyRun
 from .pretraining import PretrainingRun, run_files
@@ -73,7 +73,7 @@ def check_size(axis: str, out: Path, run: StudyRun) -> None:
     if axis == "given":
         return
     try:
-        size_of(Point(run.family, model_facts(out, run)[0], "", math.nan), known_sizes())
+        sizes_of(Point(run.family, model_facts(out, run)[0], "", math.nan), known_sizes())
     except UserError as error:
         raise UserError(f"{run.name}: axis {axis} counts named sizes only ({error}); set axis: given in the "
                         "study file and run the same command again") from error  # fmt: skip

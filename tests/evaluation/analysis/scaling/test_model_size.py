@@ -1,9 +1,12 @@
 """Parameter counts by formula against the models themselves, and the x axes."""
 
+from dataclasses import replace
+
 import pytest
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.front_door import recipe_flops
+from biovfm_hf.sizes import SIZES
 from evaluation.analysis.scaling import model_size
 from evaluation.analysis.scaling.tables import Point
 
@@ -48,6 +51,28 @@ def test_the_objective_with_the_longer_name_counts_if_it_contains_the_other(monk
     assert [model_size.objective_of(family) for family in ("MAE_lite", "MAE")] == ["mae_lite", "mae"]
     with pytest.raises(UserError, match="dino or mae or mae_lite"):
         model_size.objective_of("mae_lite-or-dino")
+
+
+def test_a_further_size_takes_no_point_of_a_nearer_one(monkeypatch):
+    wide = SIZES["vit-base"]._replace(mlp_ratio=4.05)  # 85.82 and 86.53 million parameters
+    monkeypatch.setattr(model_size, "SIZES", {"vit-base-wide": wide, **SIZES})
+    monkeypatch.setitem(SIZES, "vit-base-wide", wide)
+    for given, size in ((85.8, "vit-base"), (86.5, "vit-base-wide")):
+        point = Point("a-mae", given, "t", 90)
+        assert model_size.sizes_of(point, model_size.known_sizes())[0] == size
+        (flops,), _ = model_size.axis_values([point], "compute")
+        assert flops == pytest.approx(recipe_flops("mae", size) / 1e9)
+
+
+def test_sizes_of_equal_parameters_and_other_compute_are_told_apart_by_their_name_alone(monkeypatch):
+    monkeypatch.setitem(SIZES, "vit-small-fine", SIZES["vit-small"]._replace(patch_size=8))
+    point = Point("a-dino", 21.67, "t", 90)
+    with pytest.raises(UserError, match=r"21\.67 M .* fit vit-small and vit-small-fine .* add a column size"):
+        model_size.axis_values([point], "compute")
+    assert model_size.axis_values([point], "encoder")[0] == pytest.approx([21.67], abs=0.01)
+    named = [replace(point, size=size) for size in ("vit-small", "vit-small-fine")]
+    coarse, fine = model_size.axis_values(named, "compute")[0]
+    assert fine > 4 * coarse
 
 
 @pytest.mark.parametrize(
