@@ -47,7 +47,7 @@ def test_types_are_converted_and_come_back() -> None:
     ("values", "words"),
     [
         ({"cuont": 1}, "unknown config key cuont; did you mean count?"),
-        ({"inner": {"raet": 1}}, "unknown config key inner.raet; did you mean rate?"),
+        ({"inner": {"raet": 1}}, "unknown config key inner.raet; did you mean inner.rate?"),
         ({"count": 1.5}, "count is 1.5; it must be a whole number"),
         ({"count": True}, "count is True"),
         ({"inner": {"pair": [1]}}, r"inner.pair is \[1\]"),
@@ -147,8 +147,10 @@ def test_fields_of_the_model_take_numbers_that_yaml_reads_as_text() -> None:
     [
         (["steps"], "cannot read 'steps'"),
         (["--steps"], "cannot read '--steps'"),
-        (["run.compiel=true"], "did you mean compile"),
-        (["model.drop_pat_rate=0.1"], "did you mean drop_path_rate"),
+        (["run.compiel=true"], r"did you mean run\.compile\?"),
+        (["dino.prototipes=5"], r"unknown config key dino\.prototipes; did you mean dino\.prototypes\?"),
+        (["mask.x=5"], r"there are: mask\.\w+, mask\.\w+"),
+        (["model.drop_pat_rate=0.1"], r"did you mean model\.drop_path_rate\?"),
         (["model.size=vit-larg"], "there is no size 'vit-larg'"),
         (["augment.preset=medica"], "did you mean medical"),
         (["optim=3"], "optim is a section"),

@@ -342,7 +342,7 @@ def biovfm_config(config: TrainConfig) -> Any:
     known = [item.name for item in fields(BioVFMConfig)]
     for name in given:
         if name not in known:
-            raise UserError(f"unknown config key model.{name}{did_you_mean(name, [*OWN_KEYS, *known])}")
+            raise UserError(f"unknown config key model.{name}{did_you_mean(name, [*OWN_KEYS, *known], 'model.')}")
     try:
         return BioVFMConfig.from_size(config.model.size, family=config.model.family or config.family, **given)
     except (ValueError, TypeError, StrictDataclassError) as error:

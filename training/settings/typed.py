@@ -80,7 +80,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "", base: T | No
     prefix = f"{where}." if where else ""
     for name in values:
         if name not in known:
-            raise UserError(f"unknown config key {prefix}{name}{did_you_mean(str(name), known)}")
+            raise UserError(f"unknown config key {prefix}{name}{did_you_mean(str(name), known, prefix)}")
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     defaults = {field.name: _default(field) if base is None else getattr(base, field.name) for field in fields}
     given = {name: convert(value, hints[name], prefix + name, defaults[name]) for name, value in values.items()}

@@ -71,7 +71,10 @@ def test_sizes_of_a_mixture_are_checked_one_by_one(image_folder: Path) -> None:
     for sizes, message in (
         ([{"global_size": 16, "local_size": 32}], r"augment\.mixture\[0\]\.local_size 32 is larger"),
         ([{}, {"weight": 0}], r"augment\.mixture\[1\]\.weight is 0"),
-        ([{"globel_size": 3}], r"unknown config key augment\.mixture\[0\]\.globel_size; did you mean global_size"),
+        (
+            [{"globel_size": 3}],
+            r"unknown config key augment\.mixture\[0\]\.globel_size; did you mean augment\.mixture\[0\]\.global_size",
+        ),
         ([{"anchor_size": 64}], r"anchor_size is given, but gram\.weight is 0"),
     ):
         with pytest.raises(UserError, match=message):
