@@ -274,9 +274,9 @@ def embed(
         strict: end with exit status 1 if an image was left out.
         batch_size: images per batch.
         device: torch device (default: cuda if available, else cpu).
-        precision: bf16 keeps two to three digits of a feature; it is up to twice as fast on a CPU with bfloat16
-            instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU or CPU that has it, else
-            fp32).
+        precision: bf16 keeps two to three digits of a feature; it was 1.6 to 3.2 times as fast on CPUs with
+            bfloat16 instructions (AMX, AVX512-BF16), and is slower on others (default: bf16 on a GPU or CPU that
+            has it, else fp32).
         compile: embed through torch.compile; compiling takes seconds for a ViT and longer for a convolutional
             network, so it can pay off where a GPU embeds for many minutes; on a CPU it is slower (measured).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
@@ -361,7 +361,8 @@ def search(
 ) -> list[dict[str, Any]]:
     """Find the images most similar to each example and write `search.json`; `images` adds a contact sheet.
 
-    Examples that cannot be read are left out; `left_out.csv` lists them with the reason.
+    Examples that cannot be read are left out; `left_out.csv` lists them with the reason. Vectors that are not finite
+    are not found; stderr tells how many there are.
 
     Args:
         model: model that made the features.
@@ -383,7 +384,8 @@ def search(
         ...]}, most similar first; `itself` says whether the image is the example.
 
     Raises:
-        UserError: no example can be read, the features cannot be read, or another model made the features.
+        UserError: no example can be read, the features cannot be read or none is finite, or another model made the
+            features.
 
     Examples:
         >>> import biovfm_hf
@@ -481,8 +483,9 @@ def probe(
             middle slice; attention over slices is learned: --method mil.
         batch_size: images per batch.
         device: torch device (default: cuda if available, else cpu).
-        precision: bf16 keeps two to three digits of a feature; it is up to twice as fast on a CPU with bfloat16
-            instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32).
+        precision: bf16 keeps two to three digits of a feature; it was 1.6 to 3.2 times as fast on CPUs with
+            bfloat16 instructions (AMX, AVX512-BF16), and is slower on others (default: bf16 on a GPU that has it,
+            else fp32).
         compile: embed through torch.compile; compiling takes seconds for a ViT and longer for a convolutional
             network, so it can pay off where a GPU embeds for many minutes; on a CPU it is slower (measured).
         cache: folder for cached features (default: OUT/cache).
@@ -748,8 +751,9 @@ def reproduce(
         resamples: bootstrap resamples; tests of many differences use more.
         batch_size: images per batch.
         device: torch device (default: cuda if available, else cpu).
-        precision: bf16 keeps two to three digits of a feature; it is up to twice as fast on a CPU with bfloat16
-            instructions (AMX, AVX512-BF16), slower on others (default: bf16 on a GPU that has it, else fp32).
+        precision: bf16 keeps two to three digits of a feature; it was 1.6 to 3.2 times as fast on CPUs with
+            bfloat16 instructions (AMX, AVX512-BF16), and is slower on others (default: bf16 on a GPU that has it,
+            else fp32).
         cache: folder for cached features (default: OUT/cache).
         trust_remote_code: run the code that a model or its image processor brings along, after you read it: the
             commit of the repository (40 hex digits), or a folder's digest, which a message names if this option

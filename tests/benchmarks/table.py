@@ -1,6 +1,6 @@
 """Compare this package with others at the same work, and print one table; docs/benchmarks.md shows it.
 
-    python tests/benchmarks/table.py [NAME ...]      all rows, or some; about ten minutes of a core for all
+    python tests/benchmarks/table.py [NAME ...]      all rows, or some; several take minutes of an idle core
 
 If another package is not installed, its row says so. PYTHONPATH can add packages (`PYTHONPATH=/tmp/peers`), and
 BIOVFM_IMG2DATASET names the Python of an environment with img2dataset. Seconds are CPU time of one thread.
