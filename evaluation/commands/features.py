@@ -15,6 +15,7 @@ from biovfm_hf.writing.files import atomic_path, write_text
 
 from .naming import WITHHOLD
 from .nearest import vector_lengths
+from .plain_pages import has_plain_pages, read_plain
 
 LEFT_OUT, PRIVATE_SOURCES = "left_out", "private_sources"
 CONFIG, SPLIT = "config", "split"
@@ -142,7 +143,7 @@ def read_features(path: Path, vectors: bool = True) -> Features:
     """Read a file of `write_features`. Without `vectors`, only about a thousandth of it is read.
 
     Raises:
-        UserError: the file does not exist or is not a features file.
+        UserError: the file does not exist, is not a features file, or lacks the vector of a row.
     """
     arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
     try:
@@ -150,18 +151,25 @@ def read_features(path: Path, vectors: bool = True) -> Features:
         made_with = json.loads(file.schema_arrow.metadata[b"biovfm"])
         left_out, private = made_with.pop(LEFT_OUT, {}), made_with.pop(PRIVATE_SOURCES, [])
         names = file.read(columns=["id"])["id"].to_pylist()
-        matrix = _read_vectors(file) if vectors else np.empty((0, 0), np.float32)
+        if not names:
+            raise UserError(f"{path} has no row; embed a folder or dataset with images")
+        matrix = _read_vectors(path, file) if vectors else np.empty((0, 0), np.float32)
         lengths = file.read(columns=[LENGTH])[LENGTH].to_numpy() if LENGTH in file.schema_arrow.names else None
         return Features(names, matrix, made_with, left_out, tuple(map(str, private)), lengths)
     except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
         raise UserError(f"{path} is not a features file ({error}); write it with: biovfm embed") from error
 
 
-def _read_vectors(file: Any) -> np.ndarray:
-    """The vectors (N, D) float32 of an open features file, read by row groups to avoid a second copy."""
+def _read_vectors(path: Path, file: Any) -> np.ndarray:
+    """The vectors (N, D) float32 of an open features file, without a second copy."""
+    if has_plain_pages(file, "features"):
+        return read_plain(path, file, "features")
     vectors, done = np.empty((0, 0), np.float32), 0
-    for group in range(file.num_row_groups):
-        column = file.read_row_group(group, columns=["features"], use_threads=False)["features"].combine_chunks()
+    for batch in file.iter_batches(_ROW_GROUP, columns=["features"], use_threads=False):
+        column = batch["features"]
+        if column.null_count:
+            row = done + int(column.is_null().to_numpy(zero_copy_only=False).argmax())
+            raise UserError(f"{path}, row {row}: it has no vector; leave it out of the table")
         part = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
         if not done:
             vectors = np.empty((file.metadata.num_rows, part.shape[1]), np.float32)

@@ -27,7 +27,7 @@ from ..tasks.volume_cases import SLICES, CaseSlices, Slicing, VolumeCase, is_vol
 from .features import CONFIG, LEFT_OUT, SPLIT, Features, paths_file, read_features, read_places, write_left_out
 from .images import is_plain_folder, open_images
 from .naming import why_withheld
-from .nearest import Index, most_similar
+from .nearest import Index, most_similar, vector_lengths
 
 EXAMPLES = """\
 examples:
@@ -94,14 +94,16 @@ def _likeness(hit: dict[str, Any]) -> str:
 def search(options: SearchOptions) -> list[dict[str, Any]]:
     """Find the images most similar to each example and write `search.json`; `options.images` adds a contact sheet.
 
-    Examples that cannot be read are left out; `left_out.csv` lists them with the reason.
+    Examples that cannot be read are left out; `left_out.csv` lists them with the reason. Vectors that are not finite
+    are not found; stderr tells how many there are.
 
     Returns:
         The content of search.json: for each example {"query": file name, "found": [{"id", "similarity", "itself"},
         ...]}, most similar first; `itself` says whether the image is the example.
 
     Raises:
-        UserError: no example can be read, the features cannot be read, or another model made the features.
+        UserError: no example can be read, the features cannot be read or none is finite, or another model made the
+            features.
     """
     index = Index(options.features) if options.index and options.features.is_file() else None
     features = read_features(options.features, vectors=index is None or not index.fresh)
@@ -126,8 +128,11 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     pool = features.made_with.get("pool", "mean")
     vectors = [embed_batch(encoder, images, features.made_with["features"]) for images in examples.values()]
     queries = np.stack([POOLS[pool if pool in POOLS else "mean"](images) for images in vectors])
+    if not np.isfinite(queries).all():
+        raise UserError(f"{options.model}: the features of an example are not finite; use another model or precision")
+    lengths = _lengths(options.features, features)
     if index is None:
-        rows, similarity = most_similar(features.vectors, queries, options.top, features.lengths)
+        rows, similarity = most_similar(features.vectors, queries, options.top, lengths)
     else:
         if not index.fresh:
             index.build(features.vectors)
@@ -149,6 +154,21 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
         picture_of = picture_of or partial(_read_again, options.images, places, slicing)
         draw_sheet(options.out / "sheet.png", titled, picture_of, finds)
     return finds
+
+
+def _lengths(path: Path, features: Features) -> np.ndarray:
+    """The lengths of the vectors, if these or their lengths were read; tells how many are not finite.
+
+    Raises:
+        UserError: none is finite.
+    """
+    lengths = vector_lengths(features.vectors) if features.lengths is None else features.lengths
+    lost = int((~np.isfinite(lengths)).sum())
+    if lost and lost == len(lengths):
+        raise UserError(f"{path}: no vector is finite; embed the images again")
+    if lost:
+        print(f"{path}: {lost} of {len(lengths)} vectors are not finite, and left out", file=sys.stderr)
+    return lengths
 
 
 def _is_dataset(images: Path, features: Features) -> bool:

@@ -9,6 +9,7 @@ import tracemalloc
 from contextlib import contextmanager
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,6 +24,7 @@ from evaluation.commands.embed import EmbedOptions, embed, main
 from evaluation.commands.features import Features, read_features, read_places, write_features
 from evaluation.commands.images import open_images
 from evaluation.commands.nearest import most_similar
+from evaluation.commands.plain_pages import has_plain_pages
 from evaluation.commands.search import main as search
 from evaluation.encoders.device import default_precision, embedding_precision
 from evaluation.encoders.encoder import Encoder
@@ -504,6 +506,104 @@ def test_lengths_are_stored_with_the_vectors_and_used(tmp_path):
     assert table.column_names == ["id", "features", "length"] and table["features"][3].as_py() == vectors[3].tolist()
 
 
+@pytest.mark.parametrize("rows", [1, 40, 3000])
+@pytest.mark.parametrize("layout", ["ours", "one page", "pages of 2", "compressed", "dictionary", "nullable", "lists"])
+def test_vectors_are_read_from_any_layout(tmp_path, rows, layout):
+    """Those of plain pages without Arrow's decoding, the others by Arrow."""
+    vectors = np.random.default_rng(0).integers(0, 9, (rows, 24)).astype(np.float32) - 4
+    path = tmp_path / "f.parquet"
+    write_features(path, Features([str(n) for n in range(rows)], vectors, {"model": "m"}))
+    table, options = pq.read_table(path), {"use_dictionary": False, "compression": "none"}
+    if layout in ("nullable", "lists"):
+        kind = pa.list_(pa.float32(), 24) if layout == "nullable" else pa.list_(pa.float32())
+        table = table.set_column(1, pa.field("features", kind), table["features"].cast(kind))
+    options |= {"compressed": {"compression": "zstd"}, "dictionary": {"use_dictionary": True}}.get(layout, {})
+    options |= {"one page": {"data_page_size": 1 << 30, "data_page_version": "2.0"}}.get(layout, {})
+    options |= {"pages of 2": {"data_page_size": 1, "write_batch_size": 2, "write_page_checksum": True}}.get(
+        layout, {}
+    )
+    if layout != "ours":
+        pq.write_table(table, path, row_group_size=1000, **options)
+    assert has_plain_pages(pq.ParquetFile(path), "features") == (layout in ("ours", "one page", "pages of 2"))
+    np.testing.assert_array_equal(read_features(path).vectors, vectors)
+
+
+def test_reading_vectors_needs_their_memory_once(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(40_000, 64)).astype(np.float32)
+    path = tmp_path / "f.parquet"
+    write_features(path, Features([str(n) for n in range(40_000)], vectors, {"model": "m"}))
+    pool = pa.proxy_memory_pool(pa.default_memory_pool())
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    tracemalloc.start()
+    try:
+        read_features(path)
+        traced = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(before)
+    assert traced < 1.5 * vectors.nbytes and pool.max_memory() < vectors.nbytes / 4  # ids and lengths are read, too
+
+
+def test_damaged_pages_are_told(tmp_path):
+    path = tmp_path / "f.parquet"
+    write_features(path, Features(["a", "b"], np.ones((2, 500), np.float32), {"model": "m"}))
+    part = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    whole = path.read_bytes()
+    for length in (1, 4, 12):
+        damaged = bytearray(whole)
+        damaged[part.data_page_offset : part.data_page_offset + length] = b"\xff" * length
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"f\.parquet is not a features file \(a page"):
+            read_features(path)
+    header = whole.index(b"\xd0\x0f", part.data_page_offset)  # 1000 numbers, as a signed number of seven bits a byte
+    path.write_bytes(whole[:header] + b"\xce\x0f" + whole[header + 2 :])  # 999
+    with pytest.raises(UserError, match=r"f\.parquet is not a features file \(its rows need another count"):
+        read_features(path)
+
+
+def test_a_table_without_a_row_or_a_vector_says_so(tmp_path):
+    path = tmp_path / "f.parquet"
+    write_features(path, Features([], np.empty((0, 3), np.float32), {"model": "m"}))
+    with pytest.raises(UserError, match=r"f\.parquet has no row; embed a folder"):
+        read_features(path)
+    about = pq.read_schema(path).metadata
+    column = pa.array([[1, 2], None, [3, 4]], pa.list_(pa.float32(), 2))
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "features": column}).replace_schema_metadata(about), path)
+    with pytest.raises(UserError, match=r"f\.parquet, row 1: it has no vector; leave it out"):
+        read_features(path)
+
+
+@pytest.mark.parametrize("lengths", [None, "stored"])
+def test_vectors_that_are_not_finite_are_not_similar(lengths):
+    vectors = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32)
+    query = vectors[:1].copy()
+    vectors[3], vectors[4, 2], vectors[5], vectors[6] = np.nan, np.inf, 0, query
+    known = None if lengths is None else np.linalg.norm(vectors, axis=1)
+    rows, similarity = most_similar(vectors, query, 3, known)
+    assert sorted(rows[0, :2].tolist()) == [0, 6] and np.isfinite(similarity).all()
+    rows, similarity = most_similar(vectors, query, 9, known)
+    assert sorted(rows[0].tolist()) == [-1, -1, 0, 1, 2, 5, 6, 7, 8] and rows[0, 7:].tolist() == [-1, -1]
+    assert similarity[0, rows[0] == 5] == 0
+
+
+def test_a_search_leaves_vectors_out_that_are_not_finite(features, tmp_path, tiny_model, class_folder, capsys):
+    written = read_features(features)
+    written.vectors[1] = np.nan
+    write_features(tmp_path / "f.parquet", written)
+    query, out = next(class_folder.rglob("*.png")), tmp_path / "out"
+    words = ["--model", str(tiny_model), "--features", str(tmp_path / "f.parquet"), "--query", str(query)]
+    words += ["--out", str(out), "--top", "99", "--images", str(class_folder)]
+    assert search(words) == 0
+    found = json.loads((out / "search.json").read_text(), parse_constant=pytest.fail)[0]["found"]
+    assert {hit["id"] for hit in found} == set(written.names) - {written.names[1]}
+    assert f"f.parquet: 1 of {len(written.names)} vectors are not finite, and left out" in capsys.readouterr().err
+    written.vectors[:] = np.nan
+    write_features(tmp_path / "f.parquet", written)
+    with pytest.raises(UserError, match=r"f\.parquet: no vector is finite"):
+        search(words)
+
+
 def test_an_index_finds_what_the_exact_search_finds(tmp_path, monkeypatch):
     pytest.importorskip("faiss")
     rng = np.random.default_rng(0)
@@ -520,10 +620,33 @@ def test_an_index_finds_what_the_exact_search_finds(tmp_path, monkeypatch):
     assert np.mean(shared) > 9.5 and (rows[:, 0] == exact[:, 0]).all()
     np.testing.assert_allclose(similarity[:, 0], cosines[:, 0], atol=1e-5)
     assert nearest.Index(path).fresh
+    lacking = np.where(np.arange(4000)[:, None] == 5, np.nan, vectors).astype(np.float32)
+    index.build(lacking)
+    assert (index.most_similar(vectors[:3], 10)[0] == rows[:3]).mean() > 0.9
     write_features(path, Features([str(n) for n in range(39)], vectors[:39], {"model": "m"}))
     assert not nearest.Index(path).fresh
     with pytest.raises(UserError, match="39 vectors need no index"):
         nearest.Index(path).build(vectors[:39])
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "another file", "a few bytes", "removed"])
+def test_a_damaged_index_is_not_fresh(tmp_path, damage):
+    pytest.importorskip("faiss")
+    vectors = np.random.default_rng(0).normal(size=(1500, 8)).astype(np.float32)
+    path, file = tmp_path / "f.parquet", tmp_path / "f.parquet.faiss"
+    write_features(path, Features([str(n) for n in range(1500)], vectors, {"model": "m"}))
+    index = nearest.Index(path)
+    index.build(vectors)
+    assert index.fresh
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes(byte ^ 255 for byte in whole[middle : middle + 40]) + whole[middle + 40 :]
+    contents = {"cut": whole[:middle], "emptied": b"", "another file": b"x" * len(whole), "a few bytes": flipped}
+    file.unlink() if damage == "removed" else file.write_bytes(contents[damage])
+    assert not nearest.Index(path).fresh
+    if damage in ("cut", "emptied", "another file"):
+        with pytest.raises(UserError, match=r"f\.parquet\.faiss is damaged; remove it"):
+            index.most_similar(vectors[:1], 3)
 
 
 def test_a_search_does_not_copy_the_vectors():
