@@ -44,6 +44,18 @@ def test_intervals_equal_a_loop_of_scikit_learn_calls():
     assert (found["low"], found["high"]) == pytest.approx((np.sort(drawn)[4], np.sort(drawn)[194]))
 
 
+def test_resamplers_that_draw_the_same_draw_once_and_no_other_gets_it():
+    of_case = np.arange(30) // 2
+    alike, other = (bootstrap.Resampler(30, "fast", seed, of_case, of_case % 3) for seed in (1, 2))
+    (block,) = alike.blocks(20)
+    assert next(bootstrap.Resampler(30, "fast", 1, of_case, of_case % 3).blocks(20)) is block
+    assert np.array_equal(block.T, [alike.counts(number) for number in range(20)])
+    for resampler in (other, bootstrap.Resampler(30, "fast", 1, of_case), bootstrap.Resampler(30, "fast", 1)):
+        assert np.array_equal(next(resampler.blocks(20)).T, [resampler.counts(number) for number in range(20)])
+    with pytest.raises(ValueError, match="read-only"):
+        block[0, 0] = 1
+
+
 def test_blocks_do_not_change_the_numbers(monkeypatch):
     rng = np.random.default_rng(0)
     labels, scores = rng.integers(0, 3, 40), rng.random((40, 3))
