@@ -90,8 +90,8 @@ class LocalRun:
             if self._deaths_outside[unit] == _DEATHS_OUTSIDE:
                 name = self._plan.shards[unit.shard].name
                 raise UserError(
-                    f"workers die before they begin {name} or when they write it; free some memory or disk, or try "
-                    "--workers 1"
+                    f"workers die before they begin {name} or when they write it; free some memory or disk, raise the "
+                    "limit on the size of a file (ulimit -f) if there is one, or try --workers 1"
                 )
             return
         self._suspects[unit.shard, at.item] += 1
