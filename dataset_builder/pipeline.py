@@ -37,7 +37,7 @@ from .screening.candidates import load_candidates
 from .screening.duplicates import decide, save_drops, save_sample
 from .screening.leakage import Benchmarks, benchmark_files, identities, read_benchmarks
 from .screening.rules import RULES, software
-from .shards.executors import ENGINES, Work
+from .shards.executors import ENGINES, Resources, Work
 from .shards.monitor import Monitor
 from .shards.replan import plan_again
 from .shards.shard import build_unit, join_shard
@@ -81,7 +81,8 @@ def _plan_and_build(options: BuildOptions, raw: Path) -> dict[str, Any]:
         if options.num_shards is None:
             return _build(plan, options, sources, inputs, benchmarks)
         own_shards = [n for n in plan.unfinished() if n % options.num_shards == options.shard_index]
-        _run_shards(plan, options, own_shards)
+        with ENGINES[options.engine].opened(options.resources) as resources:
+            _run_shards(plan, options, resources, own_shards)
     print(
         f"{len(own_shards)} shards done; when all {options.num_shards} jobs are, run without --shard-index to finish"
     )
@@ -174,12 +175,13 @@ def _build(
     complete.unlink(missing_ok=True)
     if _read_json(plan.work / "decided.json") != inputs:
         redo_without_thumbnails(plan)
-    plan = _read_all(plan, options, sources)
     threads = max(1, options.resources.workers)
-    benchmarks = benchmarks or read_benchmarks(options.benchmarks)
-    _screen_across(plan, options, inputs, benchmarks, threads)
-    for _ in _on_engine(finish_shard, plan, options, list(map(plan.whole, range(len(plan.shards))))):
-        pass
+    with ENGINES[options.engine].opened(options.resources) as resources:
+        plan = _read_all(plan, options, resources, sources)
+        benchmarks = benchmarks or read_benchmarks(options.benchmarks)
+        _screen_across(plan, options, inputs, benchmarks, threads)
+        for _ in _on_engine(finish_shard, plan, options, resources, list(map(plan.whole, range(len(plan.shards))))):
+            pass
     counts = write_manifest(plan, threads)
     facts = {
         "benchmark_images": len(benchmarks.hashes),
@@ -196,36 +198,39 @@ def _build(
     return summary
 
 
-def _read_all(plan: Plan, options: BuildOptions, sources: list[Source]) -> Plan:
+def _read_all(plan: Plan, options: BuildOptions, resources: Resources, sources: list[Source]) -> Plan:
     """Run the shards that are not done; inputs that changed since they were listed are reported and listed again."""
-    _run_shards(plan, options, plan.unfinished())
+    _run_shards(plan, options, resources, plan.unfinished())
     for _ in range(_LISTINGS):
         changed = plan.outcomes().get(CHANGED, 0)
         if not changed:
             break
         print(f"{changed:,} inputs have changed since they were listed: listing the sources again", flush=True)
         plan, _ = plan_again(plan, sources, Path(plan.raw))
-        _run_shards(plan, options, plan.unfinished())
+        _run_shards(plan, options, resources, plan.unfinished())
     return plan
 
 
-def _run_shards(plan: Plan, options: BuildOptions, numbers: list[int]) -> None:
+def _run_shards(plan: Plan, options: BuildOptions, resources: Resources, numbers: list[int]) -> None:
     """Run shards that are not done, in units that keep the engine busy, and join shards that were cut."""
     engine = ENGINES[options.engine]
-    units = cut(plan, numbers, engine.cores(options.resources), engine.shortest) if numbers else []
+    units = cut(plan, numbers, engine.cores(resources), engine.shortest) if numbers else []
     with Monitor(plan, units) as monitor:
         work = partial(build_unit, seconds=options.item_seconds, rules=tuple(RULES))
-        for statistics in _on_engine(work, plan, options, units):
+        for statistics in _on_engine(work, plan, options, resources, units):
             monitor.see(statistics)
     left = set(plan.unfinished())
-    for _ in _on_engine(join_shard, plan, options, [plan.whole(number) for number in numbers if number in left]):
+    to_join = [plan.whole(number) for number in numbers if number in left]
+    for _ in _on_engine(join_shard, plan, options, resources, to_join):
         pass
 
 
-def _on_engine(work: Work, plan: Plan, options: BuildOptions, units: list[Unit]) -> Iterator[dict[str, Any] | None]:
+def _on_engine(
+    work: Work, plan: Plan, options: BuildOptions, resources: Resources, units: list[Unit]
+) -> Iterator[dict[str, Any] | None]:
     """Run `work` on the units with the chosen engine."""
     if units:
-        yield from ENGINES[options.engine].run(work, plan, str(options.raw), units, options.resources)
+        yield from ENGINES[options.engine].run(work, plan, str(options.raw), units, resources)
 
 
 def _screen_across(

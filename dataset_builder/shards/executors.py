@@ -6,8 +6,8 @@ An engine is one entry of ENGINES. Only the files of shards and parts show which
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import sleep
 from typing import Any
@@ -39,12 +39,14 @@ class Resources:
         scheduler: address of a running Dask cluster, None for a local one.
         slurm: submitit's parameters.
         item_seconds: CPU time that one input may take.
+        local_scheduler: address of the local Dask cluster, while a build has it open.
     """
 
     workers: int
     scheduler: str | None = None
     slurm: dict[str, Any] = field(default_factory=dict)
     item_seconds: float = 300.0
+    local_scheduler: str | None = None
 
 
 def in_process(work: Work, plan: Plan, raw: str, units: Sequence[Unit]) -> Iterator[dict[str, Any] | None]:
@@ -89,21 +91,18 @@ def on_executor(
 
 
 @contextmanager
-def dask_executor(address: str | None, workers: int) -> Iterator[Executor]:
-    """An executor on the Dask cluster at `address` (a scheduler's), or on a local cluster of `workers` processes."""
+def _with_cluster(resources: Resources) -> Iterator[Resources]:
+    """The resources with a Dask cluster: the running one, or a local one of `workers` processes until the end."""
     distributed = require("distributed", "cluster")
-    if address is not None:
-        with _client(address) as client:
-            yield client.get_executor()
+    if resources.scheduler is not None:
+        yield resources
         return
-    with (
-        distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client.get_executor()
+    local = {"n_workers": resources.workers, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**local) as cluster:
+        yield replace(resources, local_scheduler=cluster.scheduler_address)
 
 
-def _client(address: str) -> Any:
+def _client(address: str | None) -> Any:
     return require("distributed", "cluster").Client(address, timeout="30s")
 
 
@@ -136,8 +135,8 @@ def _local(
 def _dask(
     work: Work, plan: Plan, raw: str, units: Sequence[Unit], resources: Resources
 ) -> Iterator[dict[str, Any] | None]:
-    with dask_executor(resources.scheduler, resources.workers) as executor:
-        yield from on_executor(work, plan, raw, units, executor, 1000)
+    with _client(resources.scheduler or resources.local_scheduler) as client:
+        yield from on_executor(work, plan, raw, units, client.get_executor(), 1000)
 
 
 def _submitit(
@@ -204,6 +203,7 @@ class Engine:
 
     Attributes:
         run: yields the result of `work` for each finished unit, and None while it waits.
+        opened: what all calls of a build share, such as a cluster; yields the resources for `run`.
         cores: how many units it can run at once.
         shortest: least work of a unit, in seconds of one core.
         spread: yields function(shared, value) for each of a few values, in their order. Each call takes seconds, less
@@ -211,6 +211,7 @@ class Engine:
     """
 
     run: Callable[[Work, Plan, str, Sequence[Unit], Resources], Iterator[dict[str, Any] | None]]
+    opened: Callable[[Resources], AbstractContextManager[Resources]] = nullcontext
     cores: Callable[[Resources], int] = lambda resources: resources.workers
     shortest: float = SHORTEST
     spread: Callable[[Resources, Callable[[Any, Any], Any], Any, Sequence[Any]], Iterator[Any]] = _in_threads
@@ -218,7 +219,7 @@ class Engine:
 
 ENGINES: dict[str, Engine] = {
     "local": Engine(_local),
-    "dask": Engine(_dask, _dask_cores, spread=_on_dask_workers),
+    "dask": Engine(_dask, _with_cluster, _dask_cores, spread=_on_dask_workers),
     "submitit": Engine(_submitit, shortest=60.0),  # a job waits in a queue, and imports everything
 }
 """Value of `--engine` -> what runs the units."""

@@ -403,6 +403,29 @@ def test_dask_with_a_killed_worker_gives_the_same_bytes(small_raw, plan, expecte
     assert candidates(plan) == expected and not plan.parts()
 
 
+def test_a_build_with_dask_starts_one_local_cluster_and_ends_it(small_raw, tmp_path, monkeypatch, capsys):
+    """For reading, joining and finishing, also after another listing; the bytes are those of the local engine."""
+    distributed = pytest.importorskip("distributed")
+    raw, sources = small_raw
+    eyes, honest, clusters = sources.split(",")[1], distributed.LocalCluster, []
+
+    def cluster(**words):
+        clusters.append(honest(processes=False, **words))
+        return clusters[-1]
+
+    monkeypatch.setattr(distributed, "LocalCluster", cluster)
+    build(raw, tmp_path / "out", [eyes], size=32, plan_only=True)
+    os.utime(raw / "eyes" / "train" / "1.png")
+    words = {"size": 32, "workers": 2}
+    build(raw, tmp_path / "out", [eyes], engine="dask", **words)
+    assert "listing the sources again" in capsys.readouterr().out
+    assert [cluster.status.name for cluster in clusters] == ["closed"]
+    build(raw, tmp_path / "out", [eyes], engine="dask", **words)  # nothing is left to do
+    assert len(clusters) == 1
+    build(raw, tmp_path / "whole", [eyes], **words)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
 def test_a_search_that_kills_workers_says_what_to_do(dask, monkeypatch):
     monkeypatch.setattr(executors, "_WORTH_SENDING", 1)
     monkeypatch.setattr(dask.cluster.scheduler, "allowed_failures", 0)
