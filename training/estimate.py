@@ -18,7 +18,7 @@ from .objectives.method import Method
 from .schedule import scaled_learning_rate
 from .settings.augment import check_augment
 from .settings.config import TrainConfig, biovfm_config
-from .settings.typed import to_yaml
+from .settings.typed import flat, plain, to_yaml
 
 _UTILISATION = 0.4  # share of the peak that a ViT reaches with fast enough data
 _KEPT = {"bf16": 40, "fp32": 70}  # bytes per token, block and feature that autograd keeps, as counted on a ViT-S
@@ -140,10 +140,11 @@ def check_memory(method: Method[Any, Any], config: TrainConfig, model_config: An
     room = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().total
     needed = memory_gib(method, config, model_config, _outline(method, config, model_config), 0)[0] / shared
     if needed > room / 2**30:
+        fewer = "".join(f"fewer {key}, " for key in flat(plain(config)) if key.endswith(".prototypes"))
         raise UserError(
             f"weights, gradients and Adam's moments take {needed:,.1f} GiB, this "
-            f"{'GPU' if on_gpu else 'machine'} has {room / 2**30:,.1f}; choose a smaller model.size, or fewer "
-            "prototypes where the objective has heads (dino.prototypes), or spread them with launch/fsdp2_8gpu.yaml"
+            f"{'GPU' if on_gpu else 'machine'} has {room / 2**30:,.1f}; choose a smaller model.size, {fewer}"
+            "or spread them with launch/fsdp2_8gpu.yaml"
         )
 
 
