@@ -317,34 +317,38 @@ class BioVFMLayer(GradientCheckpointingLayer):
         self,
         hidden_states: Tensor,
         groups: Groups | None = None,
-        wanted: Tensor | None = None,
+        output_rows: Tensor | None = None,
         rotations: Rotations = None,
     ) -> Tensor:
-        """(B, N, D), or packed (T, D) with its groups, to the same shape; with `wanted` (W,) to those rows, (W, D)."""
-        if groups is not None and wanted is not None:
-            return self._forward_wanted(hidden_states, groups, wanted, rotations)
+        """(B, N, D), or packed (T, D) with groups, to the same shape; with `output_rows` (W,) to those rows only."""
+        if groups is not None and output_rows is not None:
+            return self._forward_rows(hidden_states, groups, output_rows, rotations)
         hidden_states = self._add(partial(self._attention_branch, rotations=rotations), hidden_states, groups)
         return self._add(self._mlp_branch, hidden_states, groups)
 
-    def _forward_wanted(self, hidden_states: Tensor, groups: Groups, wanted: Tensor, rotations: Rotations) -> Tensor:
-        """Compute keys and values of all tokens, but the layers after the attention for the wanted rows only.
+    def _forward_rows(
+        self, hidden_states: Tensor, groups: Groups, output_rows: Tensor, rotations: Rotations
+    ) -> Tensor:
+        """Compute keys and values of all tokens, but the layers after the attention for the output rows only.
 
-        Stochastic depth draws the same images as in `_add`. A wanted row of a dropped image gets weight 0 and is not
+        Stochastic depth draws the same images as in `_add`. An output row of a dropped image gets weight 0 and is not
         left out, so that no shape depends on the draw (which would make the host wait for a GPU).
         """
-        residual = hidden_states.index_select(0, wanted)
+        residual = hidden_states.index_select(0, output_rows)
         if not self.training or self.drop_path_rate == 0.0:
-            attended = self.attention.attend(self.norm1(hidden_states), groups, rotations)[0].index_select(0, wanted)
+            attended = self.attention.attend(self.norm1(hidden_states), groups, rotations)[0].index_select(
+                0, output_rows
+            )
             residual = residual + self.layer_scale1(self.attention.proj(attended))
             return residual + self._mlp_branch(residual, None)
         rows, scale, kept = _sample_rows(groups, self.drop_path_rate, hidden_states)
         attended = self.attention.attend(self.norm1(hidden_states[rows]), kept, rotations)[0]
         place = rows.new_zeros(len(hidden_states)).index_copy(0, rows, torch.arange(len(rows), device=rows.device))
-        attended = attended.index_select(0, place[wanted])
+        attended = attended.index_select(0, place[output_rows])
         branch = self.layer_scale1(self.attention.proj(attended))
-        residual = residual + branch * _spread(rows, scale, len(hidden_states))[wanted]
+        residual = residual + branch * _spread(rows, scale, len(hidden_states))[output_rows]
         rows, scale, _ = _sample_rows(groups, self.drop_path_rate, hidden_states)
-        return residual + self._mlp_branch(residual, None) * _spread(rows, scale, len(hidden_states))[wanted]
+        return residual + self._mlp_branch(residual, None) * _spread(rows, scale, len(hidden_states))[output_rows]
 
     def _attention_branch(self, hidden_states: Tensor, groups: Groups | None, rotations: Rotations = None) -> Tensor:
         return self.layer_scale1(self.attention(self.norm1(hidden_states), groups, rotations)[0])
@@ -563,7 +567,7 @@ class BioVFMModel(BioVFMPreTrainedModel):
         self,
         pixel_values: Sequence[Tensor],
         bool_masked_pos: Sequence[Tensor | None] | None = None,
-        wanted: Sequence[Tensor] | None = None,
+        output_rows: Sequence[Tensor] | None = None,
     ) -> list[Tensor]:
         """Encode batches of several image sizes in one pass over all their tokens.
 
@@ -573,11 +577,11 @@ class BioVFMModel(BioVFMPreTrainedModel):
         Args:
             pixel_values: batches (B_i, C, H_i, W_i).
             bool_masked_pos: per batch (B_i, N_i) bool or None.
-            wanted: per batch (W_i,) int, the only rows of its flattened tokens (B_i * (1 + R + N_i), D) to return;
-                the last block then computes little else.
+            output_rows: per batch (W_i,) int, the only rows of its flattened tokens (B_i * (1 + R + N_i), D) to
+                return; the last block then computes little else.
 
         Returns:
-            Per batch the normed tokens (B_i, 1 + R + N_i, D), or (W_i, D) if rows are wanted.
+            Per batch the normed tokens (B_i, 1 + R + N_i, D), or (W_i, D) with `output_rows`.
         """
         masks = bool_masked_pos if bool_masked_pos is not None else [None] * len(pixel_values)
         embedded = [self.embeddings(pixels, mask) for pixels, mask in zip(pixel_values, masks, strict=True)]
@@ -586,21 +590,27 @@ class BioVFMModel(BioVFMPreTrainedModel):
         *rotations, last = self._rotations(pixel_values)
         for layer, rotation in zip(self.layers[:-1], rotations, strict=True):
             hidden_states = layer(hidden_states, groups, rotations=rotation)
-        if wanted is None:
+        if output_rows is None:
             parts = self._packed_norm(self.layers[-1](hidden_states, groups, rotations=last), groups)
             return [part.view(*group, -1) for part, group in zip(parts, groups, strict=True)]
         starts = [0, *itertools.accumulate(batch * length for batch, length in groups)]
-        rows = torch.cat([part + start for part, start in zip(wanted, starts, strict=False)])
-        return self._packed_norm(self.layers[-1](hidden_states, groups, rows, last), groups, wanted)
+        rows = torch.cat([part + start for part, start in zip(output_rows, starts, strict=False)])
+        return self._packed_norm(self.layers[-1](hidden_states, groups, rows, last), groups, output_rows)
 
-    def _packed_norm(self, tokens: Tensor, groups: Groups, wanted: Sequence[Tensor] | None = None) -> list[Tensor]:
-        """The final norm of packed tokens (T, D), or of each group's wanted rows: per group (T_i, D)."""
-        sizes = [batch * length for batch, length in groups] if wanted is None else [len(rows) for rows in wanted]
+    def _packed_norm(
+        self, tokens: Tensor, groups: Groups, output_rows: Sequence[Tensor] | None = None
+    ) -> list[Tensor]:
+        """The final norm of packed tokens (T, D), or of each group's output rows: per group (T_i, D)."""
+        sizes = (
+            [batch * length for batch, length in groups]
+            if output_rows is None
+            else [len(rows) for rows in output_rows]
+        )
         if self.cls_norm is None and self.local_cls_norm is None:
             return list(self.norm(tokens).split(sizes))
         normed = []
         for index, (part, (batch, length)) in enumerate(zip(tokens.split(sizes), groups, strict=True)):
-            rows = torch.arange(batch * length, device=tokens.device) if wanted is None else wanted[index]
+            rows = torch.arange(batch * length, device=tokens.device) if output_rows is None else output_rows[index]
             normed.append(self.final_norm(part, rows % length, local=index > 0))
         return normed
 
@@ -897,10 +907,10 @@ class BioVFMDecoder(nn.Module):
         hidden_states = torch.cat([cls_token + positions[:, :1], patches], dim=1)
         for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states)
-        wanted = torch.arange(batch * (1 + length), device=tokens.device).view(batch, 1 + length)
-        wanted = wanted[:, 1 + (visible.shape[1] if hidden_only else 0) :]
-        last = self.layers[-1](hidden_states.flatten(0, 1), [(batch, 1 + length)], wanted.flatten())
-        return self.pred(self.norm(last)).unflatten(0, wanted.shape)
+        output_rows = torch.arange(batch * (1 + length), device=tokens.device).view(batch, 1 + length)
+        output_rows = output_rows[:, 1 + (visible.shape[1] if hidden_only else 0) :]
+        last = self.layers[-1](hidden_states.flatten(0, 1), [(batch, 1 + length)], output_rows.flatten())
+        return self.pred(self.norm(last)).unflatten(0, output_rows.shape)
 
 
 class BioVFMForMaskedAutoencoding(BioVFMPreTrainedModel):

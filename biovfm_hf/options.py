@@ -96,7 +96,7 @@ def _add_option(parser: Any, field: "dataclasses.Field[Any]", item: type, severa
         parser.add_argument(flag, action="store_true", **details)
         return
     required = field.default is dataclasses.MISSING
-    details["help"] += _default_words(field.default)
+    details["help"] += _default_text(field.default)
     shape: dict[str, Any] = {"default": None if required or several else field.default}
     if several and limits.get("many"):
         shape["nargs"] = "+"
@@ -153,7 +153,7 @@ def _typed(item: type, limits: Any) -> dict[str, Any]:
     return {"type": item, "metavar": metavar}
 
 
-def _default_words(default: Any) -> str:
+def _default_text(default: Any) -> str:
     return f" (default: {default})" if isinstance(default, str | int | float | Path) and default != "" else ""
 
 

@@ -71,10 +71,10 @@ def _literal(value: Any) -> str:
 def _type(hint: Any, given: bool = False) -> str:
     """A type as source text. What is `given` may be a name where a path is wanted, or one of several values."""
     parts = [part for part in (get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint])]
-    return " | ".join(dict.fromkeys(word for part in parts for word in _words(part, given)))
+    return " | ".join(dict.fromkeys(word for part in parts for word in _names(part, given)))
 
 
-def _words(part: Any, given: bool) -> list[str]:
+def _names(part: Any, given: bool) -> list[str]:
     arguments = get_args(part)
     if part is type(None):
         return ["None"]

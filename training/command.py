@@ -129,10 +129,10 @@ def run(options: PretrainOptions, method: str = "") -> Path | str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`biovfm pretrain CONFIG --data DIR_OR_REPO --out DIR [key=value ...]`. Returns the exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    parser = _command_parser(_config_in_question(words))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _command_parser(_config_in_question(arguments))
     parser.add_argument("config", metavar="CONFIG", help=f"YAML file, or a shipped one of {_listed('')}")
-    return _run_command(parser, words, "")
+    return _run_command(parser, arguments, "")
 
 
 def run_script(method: str, argv: Sequence[str] | None = None) -> int:
@@ -146,10 +146,10 @@ def run_script(method: str, argv: Sequence[str] | None = None) -> int:
     return _run_command(parser, argv, method)
 
 
-def _config_in_question(words: Sequence[str]) -> str:
+def _config_in_question(arguments: Sequence[str]) -> str:
     """The config whose help is asked for, as in `biovfm pretrain mae_smoke --help`; "" if there is none."""
-    rest = [word for word in words if word not in ("-h", "--help")]
-    if len(rest) == len(words):
+    rest = [word for word in arguments if word not in ("-h", "--help")]
+    if len(rest) == len(arguments):
         return ""
     parser = _parser("biovfm pretrain", "", "")
     parser.add_argument("config", nargs="?", default="")

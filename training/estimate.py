@@ -94,8 +94,8 @@ def describe(config: TrainConfig, method: Method[Any, Any]) -> str:
         f"activations       about {activations:.1f} GiB on every GPU for {images} images a pass",
         f"passes a step     {_passes(config, {1, 8, 32, processes})}",
         f"compute           {per_image / 1e9:,.1f} GFLOP an image, {per_image * seen:.3g} FLOP in all",
-        f"time              {_in_words(hours)} of one H100 at {_UTILISATION:.0%} of its bf16 peak, "
-        + ", ".join(f"{_in_words(hours / count)} on {count}" for count in _GPUS),
+        f"time              {_duration(hours)} of one H100 at {_UTILISATION:.0%} of its bf16 peak, "
+        + ", ".join(f"{_duration(hours / count)} on {count}" for count in _GPUS),
         *_feeding(PEAK_FLOPS["H100"] * _UTILISATION / per_image, config),
         _disk(config.run.keep_checkpoints, total, trained),
     ]
@@ -154,7 +154,7 @@ def _outline(method: Method[Any, Any], config: TrainConfig, model_config: Any) -
         return method.build(config.without_weights(), model_config)
 
 
-def _in_words(hours: float) -> str:
+def _duration(hours: float) -> str:
     if hours > 2:
         return f"about {hours:,.0f} hours"
     return f"about {60 * hours:.0f} minutes" if hours > 1 / 30 else "less than 2 minutes"

@@ -19,7 +19,7 @@ def match_line(matched: str, count: int) -> str:
     return f"Found by their pixels and left out: {count:,} images of {matched}."
 
 
-def relation_words(relation: str, note: str, verified: bool) -> str:
+def relation_text(relation: str, note: str, verified: bool) -> str:
     """A source's relation to a benchmark in words, from its record."""
     text = relation.replace("_", " ") + (f"; {note}" if note else "")
     return text if verified else f"{text} (not verified)"

@@ -89,9 +89,9 @@ def read_objective(folder: Path) -> Objective | None:
         source=_text(content, "source"),
         flops_per_image=flops,
         logged={
-            name: Logged(_text(said, "group"), _text(said, "note"))
-            for name, said in logged.items()
-            if isinstance(said, dict)
+            name: Logged(_text(entry, "group"), _text(entry, "note"))
+            for name, entry in logged.items()
+            if isinstance(entry, dict)
         },
         settings={key: title for key, title in settings.items() if isinstance(title, str)},
     )

@@ -50,11 +50,11 @@ def licences_of(stated: dict[str, Any], tensors: "dict[str, Tensor]") -> Provena
     """
     from . import dinov3
 
-    found = {value for key, value in _entries(stated) if key == "license" and value in WEIGHT_LICENCES}
+    licences = {value for key, value in _entries(stated) if key == "license" and value in WEIGHT_LICENCES}
     types = [value for key, value in _entries(stated) if key == "model_type"]
     if any(kind.startswith(dinov3.FAMILY) for kind in types) or dinov3.is_dinov3(tensors):
-        found.add(dinov3.LICENCE)
-    return Provenance(licences=tuple(sorted(found)))
+        licences.add(dinov3.LICENCE)
+    return Provenance(licences=tuple(sorted(licences)))
 
 
 def _entries(stated: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -54,8 +54,8 @@ def described(error: Exception, start: bytes) -> str:
     for word in message.split():
         tokens = [token.encode() for token in re.findall(r"\w+", word.lower())]
         quoted = _QUOTE.search(word)  # words of values, whole or in part; outside of quotes "of" is just "of"
-        found = any(token in header if quoted else len(token) > 2 and token in header_words for token in tokens)
-        if found or not word.isascii():
+        from_header = any(token in header if quoted else len(token) > 2 and token in header_words for token in tokens)
+        if from_header or not word.isascii():
             kept.append("...")
             break
         kept.append(word)

@@ -20,7 +20,7 @@ _TYPES = {
     "u8": ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
     "f4": ("float",), "f8": ("double",),
 }  # fmt: skip
-_DTYPE_OF = {word: code for code, words in _TYPES.items() for word in words}
+_DTYPE_OF = {name: code for code, names in _TYPES.items() for name in names}
 _ENCODINGS = {
     "raw": "raw", "gzip": "zlib", "gz": "zlib", "bzip2": "bz2", "bz2": "bz2", "ascii": "text", "text": "text",
     "txt": "text", "hex": "hex",

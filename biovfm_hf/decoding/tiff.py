@@ -192,12 +192,12 @@ class _Tiff:
 
     def _smaller(self, first: Any) -> list[Any]:
         """Smaller copies of the first page: its sub-pages, or later pages with its proportions."""
-        found = list(first.pages or [])[:_MAX_LEVELS] if getattr(first, "subifds", None) else []
+        copies = list(first.pages or [])[:_MAX_LEVELS] if getattr(first, "subifds", None) else []
         others = [self._frame(number) for number in range(1, min(self.count, _MAX_LEVELS))]
         sizes = {_size(page) for page in others}
         if _size(first) not in sizes and len(sizes) == len(others):
-            found += [page for page in others if _pixels(page) < _pixels(first) and _same_proportions(page, first)]
-        return [page for page in found if page.samplesperpixel == first.samplesperpixel]
+            copies += [page for page in others if _pixels(page) < _pixels(first) and _same_proportions(page, first)]
+        return [page for page in copies if page.samplesperpixel == first.samplesperpixel]
 
     def _frame(self, number: int) -> Any:
         if not 0 <= number < self.count:

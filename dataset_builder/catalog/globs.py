@@ -33,7 +33,7 @@ class Pattern:
             return self._plain.search(text)
         return self._within_time(self._compiled.search, text)
 
-    def words(self, text: str, joint: str = "/") -> str | None:
+    def joined_groups(self, text: str, joint: str = "/") -> str | None:
         """The groups of the first match, joined; None if there is no match or they are empty."""
         plain = self._plain  # repeats `search`: a call less for each of millions of paths
         match = self.search(text) if plain is None or len(text) > _PLAIN_LENGTH else plain.search(text)
@@ -43,11 +43,11 @@ class Pattern:
             return match[1] or None
         return joint.join(group for group in match.groups() if group) or None
 
-    def words_of_all(self, texts: list[str], joint: str = "/") -> list[str | None]:
-        """`words` of each text, in half the time if there is one group."""
+    def joined_groups_of_all(self, texts: list[str], joint: str = "/") -> list[str | None]:
+        """`joined_groups` of each text, in half the time if there is one group."""
         plain = self._plain
         if plain is None or self.groups != 1 or max(map(len, texts), default=0) > _PLAIN_LENGTH:
-            return [self.words(text, joint) for text in texts]
+            return [self.joined_groups(text, joint) for text in texts]
         return [match and (match[1] or None) for match in map(plain.search, texts)]
 
     def fullmatch(self, text: str) -> Any:

@@ -131,7 +131,7 @@ def _scalar(place: _Place, annotation: Any, value: Any) -> None:
     place.typed(value, kinds[0], {str: "text", int: "a whole number", bool: "true or false"}[kinds[0]])
 
 
-def _words(allowed: tuple[str, ...]) -> Any:
+def _choices(allowed: tuple[str, ...]) -> Any:
     def convert(place: _Place, value: Any) -> tuple[str, ...]:
         return tuple(at.one_of(entry, allowed) for at, entry in _list(place, value))
 
@@ -305,7 +305,7 @@ def _every(converter: Any) -> Any:
 
 
 _CONVERTERS: dict[str, Any] = {
-    "modalities": _words(MODALITIES),
+    "modalities": _choices(MODALITIES),
     "anatomies": _regions,
     "items": _every(_item_rule),
     "train": _train,

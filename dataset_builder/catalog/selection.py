@@ -143,7 +143,7 @@ def _subject(source: Source, folder: Path) -> Callable[[str], str | None]:
     if isinstance(rule, TableRule):
         return _Table(rule, folder).answer
     expression = compile_regex(rule)
-    return partial(expression.words, joint="-")
+    return partial(expression.joined_groups, joint="-")
 
 
 def _subjects(source: Source, subject: Callable[[str], str | None]) -> Callable[[list[str]], list[str | None]]:
@@ -152,7 +152,7 @@ def _subjects(source: Source, subject: Callable[[str], str | None]) -> Callable[
         return lambda paths: [None] * len(paths)
     if isinstance(rule, TableRule):
         return lambda paths: list(map(subject, paths))
-    return partial(compile_regex(rule).words_of_all, joint="-")
+    return partial(compile_regex(rule).joined_groups_of_all, joint="-")
 
 
 class TableError(ValueError):
@@ -187,7 +187,7 @@ class _Table:
             if any(str(row.get(column, "")).strip() != required for column, required in rule.where):
                 continue
             cell = str(number) if rule.match == "#" else str(row.get(rule.match or "", "") or "").strip()
-            key = value.words(cell) if value else cell
+            key = value.joined_groups(cell) if value else cell
             answer = str(row.get(rule.column, "") or "").strip() if rule.column else ""
             if key and (answer or not rule.column):
                 self._answers[key] = answer
@@ -200,7 +200,7 @@ class _Table:
         return answer
 
     def _listed(self, path: str) -> str | None:
-        key = self._key.words(path)
+        key = self._key.joined_groups(path)
         return None if key is None else self._answers.get(key)
 
 

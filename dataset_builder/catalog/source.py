@@ -33,7 +33,7 @@ SOURCES = Path(__file__).parents[1] / "sources"
 NOT_ESTABLISHED = "not established"
 
 
-def own_words(regions: Iterable[str]) -> list[str]:
+def own_anatomies(regions: Iterable[str]) -> list[str]:
     """The anatomies outside the 30 regions: words of private sources."""
     return sorted(set(regions) - set(anatomies().values()))
 

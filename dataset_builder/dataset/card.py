@@ -6,13 +6,13 @@ from typing import Any
 import yaml
 from pyarrow.parquet import read_metadata
 
-from biovfm_hf.cards.leakage import guard_line, match_line, relation_words
+from biovfm_hf.cards.leakage import guard_line, match_line, relation_text
 from biovfm_hf.cards.markdown import link, plain
 from biovfm_hf.cards.provenance import Provenance, write_provenance
 from biovfm_hf.results.published import rows
 from biovfm_hf.writing.files import write_text
 
-from ..catalog.source import own_words
+from ..catalog.source import own_anatomies
 from ..plan.plan import WORK, Plan, slug
 from ..schema import COLUMN_TYPES
 from .figures import modality_by_anatomy, sample_sheets, sizes_of_datasets
@@ -140,7 +140,7 @@ def _contents(summary: dict[str, Any], sheets: dict[str, Path]) -> str:
         )
         lines.append(f"| {plain(modality)} | {sum(cells.values()):,} | {anatomies} |")
     named = {name for cells in summary["modality_anatomy"].values() for name in cells}
-    if own := own_words(named - {NOT_TOLD}):
+    if own := own_anatomies(named - {NOT_TOLD}):
         lines += ["", f"Anatomies in words of their sources, outside the 30 regions: {plain(', '.join(own), 1000)}."]
     for modality, path in sheets.items():
         lines += ["", f"![samples of {plain(modality)}](figures/{path.name})"]
@@ -218,7 +218,7 @@ def _leakage(plan: Plan, summary: dict[str, Any]) -> str:
         lines += ["| source | benchmark | what its record says | left out |", "|---|---|---|---|"]
     for overlap in summary["overlaps"]:
         reason = f"leakage: {overlap['relation'].replace('_', ' ')} {overlap['benchmark']}"
-        relation = relation_words(overlap["relation"], overlap["note"], overlap["verified"])
+        relation = relation_text(overlap["relation"], overlap["note"], overlap["verified"])
         cells = (
             plain(overlap["source"]),
             plain(overlap["benchmark"]),

@@ -44,7 +44,7 @@ def _draw_group(path: Path, group: list[Record]) -> None:
     axes.set_title(f"{group[0].task}, {group[0].method}: corrupted test images", fontsize=10)
     axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(1, 0))
     axes.grid(axis="x", alpha=0.3)
-    save_figure(figure, path, robustness_words(group))
+    save_figure(figure, path, robustness_description(group))
 
 
 def _draw_model(axes: "Axes", record: Record, places: np.ndarray, colour: str) -> None:
@@ -59,7 +59,7 @@ def _draw_model(axes: "Axes", record: Record, places: np.ndarray, colour: str) -
     axes.axvline(100 * part["clean_error"]["value"], color=colour, linestyle=":", linewidth=1)
 
 
-def robustness_words(group: list[Record]) -> str:
+def robustness_description(group: list[Record]) -> str:
     """A description of the picture: each model's error without and with corruption, and its worst corruption."""
     lines = [f"Errors on corrupted test images of {group[0].task} by {group[0].method}."]
     for record in group:

@@ -208,9 +208,9 @@ class Training:
             for start in range(0, len(sizes), self.recipe.batch):
                 rows = np.arange(start, min(start + self.recipe.batch, len(sizes)))
                 tokens = self.read(name, rows, False)
-                for row, found in zip(rows, self.detector.detect(tokens), strict=True):
-                    shares = found["boxes"].cpu().numpy().astype(np.float64) / _units(tokens)
-                    parts.append(_rows(int(row), found, shares * np.tile(sizes[row], 2)))
+                for row, detections in zip(rows, self.detector.detect(tokens), strict=True):
+                    shares = detections["boxes"].cpu().numpy().astype(np.float64) / _units(tokens)
+                    parts.append(_rows(int(row), detections, shares * np.tile(sizes[row], 2)))
         return np.concatenate(parts)
 
     def ap(self) -> float:
@@ -275,10 +275,10 @@ def _optimizer(detector: Any, module: Any, recipe: DetectorRecipe) -> Any:
     return torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=DECAY)
 
 
-def _rows(image: int, found: dict[str, "Tensor"], corners: np.ndarray) -> np.ndarray:
+def _rows(image: int, detections: dict[str, "Tensor"], corners: np.ndarray) -> np.ndarray:
     """A table (n, 7) of one image's detections, whose corners (n, 4) are given."""
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    labels, scores = (found[name].cpu().numpy().astype(np.float64) for name in ("labels", "scores"))
+    labels, scores = (detections[name].cpu().numpy().astype(np.float64) for name in ("labels", "scores"))
     return np.column_stack([np.full(len(boxes), float(image)), labels, boxes, scores])
 
 

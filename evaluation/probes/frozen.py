@@ -71,13 +71,13 @@ def with_corruptions(probe: FrozenProbe, trial: Trial, problem: Problem, answer:
     subjects = split.subjects if run.draws_as == "fast" else None
     clean = _scored(trial, answer, answer.arrays["test_scores"], subjects)
     corrupted: dict[str, list[ScoredSplit]] = {}
-    for (name, _), found in zip(benchmark.passes, scores, strict=True):
-        corrupted.setdefault(name, []).append(_scored(trial, answer, found, subjects))
+    for (name, _), pass_scores in zip(benchmark.passes, scores, strict=True):
+        corrupted.setdefault(name, []).append(_scored(trial, answer, pass_scores, subjects))
     own = benchmark.name == trial.task.name
     baseline = Baseline(benchmark.clean, benchmark.alexnet) if own else None
-    found = robustness(clean, corrupted, baseline, Resampling(run.draws_as, run.resamples, run.seed))
-    notes = [*found.pop("notes"), *_size_notes(trial.task)]
-    part = {"benchmark": benchmark.name, "seed": run.seed, "own": own, **found, "notes": notes}
+    errors = robustness(clean, corrupted, baseline, Resampling(run.draws_as, run.resamples, run.seed))
+    notes = [*errors.pop("notes"), *_size_notes(trial.task)]
+    part = {"benchmark": benchmark.name, "seed": run.seed, "own": own, **errors, "notes": notes}
     arrays = {**answer.arrays, "corrupted_scores": scores}
     return answer._replace(further={**answer.further, "robustness": part}, arrays=arrays)
 

@@ -53,7 +53,9 @@ def bars(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> Non
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(fontsize=7, frameon=False, loc="outside lower center", ncols=3)
     save_figure(
-        figure, folder / "bars.png", f"{numbers.recipe.title}: bars with 95 % intervals. {_words(numbers, columns)}"
+        figure,
+        folder / "bars.png",
+        f"{numbers.recipe.title}: bars with 95 % intervals. {_description(numbers, columns)}",
     )
 
 
@@ -76,7 +78,7 @@ def curves(numbers: Numbers, panels: list[str], bench: Bench, folder: Path) -> N
     _require(numbers, shown)
     lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
     figure.legend(lines.values(), lines.keys(), fontsize=7, frameon=False, loc="outside lower center", ncols=4)
-    description = f"{numbers.recipe.title}; dotted: printed in the paper. {_words(numbers, shown)}"
+    description = f"{numbers.recipe.title}; dotted: printed in the paper. {_description(numbers, shown)}"
     save_figure(figure, folder / "curves.png", description)
 
 
@@ -222,7 +224,7 @@ def _metric(numbers: Numbers, columns: list[str]) -> str:
     return ", ".join(sorted(titles.get(name, metric_title(name)) for name in names))
 
 
-def _words(numbers: Numbers, columns: list[str]) -> str:
+def _description(numbers: Numbers, columns: list[str]) -> str:
     lines = []
     for row in numbers.recipe.rows:
         cells = {column: numbers.cells[row, column] for column in columns if (row, column) in numbers.cells}

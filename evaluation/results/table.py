@@ -172,7 +172,7 @@ def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
     parts = ["# Results", "", "Percent; distances (HD95, ASSD) as their notes say. Bold: the best value.", ""]
     for name, group in blocks(records).items():
         metrics, tasks, rows = mean_rows(group)
-        parts += [f"## {name}", "", _interval_words(group[0]), ""]
+        parts += [f"## {name}", "", _interval_text(group[0]), ""]
         for model in unlike(group, "revision", "model"):
             parts += [f"{model} is of other weights on some tasks than on others, so it has no mean and no rank; "
                       "probe it again on all of them.", ""]  # fmt: skip
@@ -188,7 +188,7 @@ def markdown(records: list[Record], comparisons: list[dict[str, Any]]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _interval_words(record: Record) -> str:
+def _interval_text(record: Record) -> str:
     """A description of the values and intervals of a block."""
     if record.few_shot:
         return "Means over draws of training subjects; in brackets the range that holds 95 % of the draws."
@@ -197,7 +197,7 @@ def _interval_words(record: Record) -> str:
     return "95 % bootstrap intervals over test cases."
 
 
-def _difference_words(record: Record) -> str:
+def _difference_text(record: Record) -> str:
     """A description of the tests of a block's differences."""
     if record.few_shot:
         return "Paired by draw of the training subjects and by test case; intervals and p (Student's t) hold both."
@@ -270,7 +270,7 @@ def _differences(comparisons: list[dict[str, Any]], group: list[Record]) -> list
     ]
     if not rows:
         return []
-    lines = ["### Differences", "", f"{_difference_words(first)} p (Holm) is corrected over tasks.", ""]
+    lines = ["### Differences", "", f"{_difference_text(first)} p (Holm) is corrected over tasks.", ""]
     lines += ["| task | metric | A | B | seed | A - B | p (Holm) | p (DeLong) | real at 0.05 |", "|---" * 9 + "|"]
     for row in rows:
         cell = {"value": row["difference"], "low": row["low"], "high": row["high"]}

@@ -164,22 +164,22 @@ def check_learned(name: str, classes: Sequence[str], labels: np.ndarray, splits:
     """Raise a UserError if no training case has some class; `labels` are (N,) indices, `splits` (N,) names."""
     lacking = np.setdiff1d(labels, labels[splits == "train"])
     if len(lacking):
-        words = [f"{classes[k]} ({(labels == k).sum()} elsewhere)" for k in lacking[:5]]
+        examples = [f"{classes[k]} ({(labels == k).sum()} elsewhere)" for k in lacking[:5]]
         more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
         raise UserError(
             f"task {name}: {len(lacking)} of {len(classes)} classes have no training case and cannot be learned: "
-            f"{', '.join(words)}{more}; give each some in train, or leave these classes out"
+            f"{', '.join(examples)}{more}; give each some in train, or leave these classes out"
         )
 
 
 def class_order(label: str) -> tuple[int, float, tuple[str | int, ...]]:
     """The place of a class among others: numbers by value, then words, in which digits count as numbers."""
-    words = tuple(int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", label)))
+    parts = tuple(int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", label)))
     try:
         value = float(label.replace(",", "."))  # as spreadsheets of many countries write it
     except ValueError:
-        return (1, 0.0, words)
-    return (0, value, words) if isfinite(value) else (1, 0.0, words)
+        return (1, 0.0, parts)
+    return (0, value, parts) if isfinite(value) else (1, 0.0, parts)
 
 
 def _is_number(label: str) -> bool:

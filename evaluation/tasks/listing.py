@@ -393,16 +393,16 @@ def _folders(root: Path, people: set[str]) -> dict[str, list[Path]]:
 
 def _images_of(folders: dict[str, list[Path]], listing: Listing, person: str) -> list[tuple[Path, Path]]:
     """The images below a subject's folders, each after its folder."""
-    images = [(top, file) for top in folders.get(person, []) for file, reason in walk(top) if reason is None]
-    found = [(top, file) for top, file in images if listing.files is None or file.match(listing.files)]
-    if not found:
+    files = [(top, file) for top in folders.get(person, []) for file, reason in walk(top) if reason is None]
+    images = [(top, file) for top, file in files if listing.files is None or file.match(listing.files)]
+    if not images:
         kind = "an image" if listing.files is None else f"an image {listing.files}"
         raise _Lack(
             f"no folder of the subject below {listing.images_root} with {kind}", person,
             f"check --images-root{' and --files' if listing.files else ''}, or leave these subjects out",
             "the subject's folder is not there or holds none of the images",
         )  # fmt: skip
-    return found
+    return images
 
 
 def _places(path: Path, listing: Listing) -> list[Path]:

@@ -45,7 +45,7 @@ def read_nih(record: TaskRecord, root: Path) -> dict[str, Split]:
     rows = {row["Image Index"]: row for row in read_rows(table, ("Image Index", "Finding Labels", "Patient ID"))}
     folders = [root / "images", *sorted(root.glob("images_*/images")), *sorted(root.glob("images_*"))]
     places = {file.name: file for folder in folders if folder.is_dir() for file in image_files(folder)}
-    lists = {name: _words(root / f"{name}_list.txt") for name in ("train_val", "test")}
+    lists = {name: _listed_names(root / f"{name}_list.txt") for name in ("train_val", "test")}
     known = {name: [word for word in names if word in rows and word in places] for name, names in lists.items()}
     train, val = hold_out(known["train_val"], [rows[word]["Patient ID"] for word in known["train_val"]], 0.116)
     return {
@@ -64,7 +64,7 @@ def _columns(rows: list[dict[str, str]], names: dict[str, str]) -> dict[str, np.
     return {own: np.array([row[name] for row in rows]) for own, name in names.items() if rows and name in rows[0]}
 
 
-def _words(path: Path) -> list[str]:
+def _listed_names(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").split()
     except OSError as error:

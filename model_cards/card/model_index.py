@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 
 from biovfm_hf.results.record import Record
 
-from ..inputs.results import interval_text, labels_of, primary_metric, record_kind, seed_text, way_words
+from ..inputs.results import interval_text, labels_of, primary_metric, record_kind, seed_text, way_text
 
 HUB_TASKS = {
     "classification": "image-classification", "segmentation": "image-segmentation", "detection": "object-detection",
@@ -23,7 +23,7 @@ def eval_results(records: list[Record]) -> list[Any]:
     entries = []
     for record in records:
         label = labels_of([record])
-        method, bound = _method_words(record), "draws" if record.few_shot else "ci"
+        method, bound = _method_text(record), "draws" if record.few_shot else "ci"
         for name, value in record.intervals.items():
             bounds = None
             if value.low is not None and value.high is not None:
@@ -44,8 +44,8 @@ def eval_results(records: list[Record]) -> list[Any]:
     return entries
 
 
-def _method_words(record: Record) -> str:
-    way = way_words(record.protocol, record.settings_text, seed_text(record.seeds))
+def _method_text(record: Record) -> str:
+    way = way_text(record.protocol, record.settings_text, seed_text(record.seeds))
     return ", ".join(filter(None, (record.method, way)))
 
 
@@ -61,6 +61,6 @@ def leaderboard_yaml(records: list[Record], benchmark: str) -> str:
     entries = []
     for task, record in sorted(chosen.items()):
         metric = primary_metric([record])
-        notes = f"{labels_of([record])(metric)} {interval_text(record.intervals[metric], 4)}, {_method_words(record)}"
+        notes = f"{labels_of([record])(metric)} {interval_text(record.intervals[metric], 4)}, {_method_text(record)}"
         entries.append(EvalResultEntry(benchmark, task, round(record.intervals[metric].value, 6), notes=notes))
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)

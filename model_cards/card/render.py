@@ -22,7 +22,9 @@ def render_card(facts: CardFacts) -> str:
     """The whole README.md text: YAML block and Markdown body, checked by `check_card`."""
     parts = [_rendered("head", head(facts))]
     chosen = [(section, section.variables(facts)) for section in SECTIONS]
-    parts += [f"## {one.title}\n\n{_rendered(one.name, words)}" for one, words in chosen if words is not None]
+    parts += [
+        f"## {one.title}\n\n{_rendered(one.name, variables)}" for one, variables in chosen if variables is not None
+    ]
     text = f"---\n{metadata(facts).to_yaml()}\n---\n\n" + "\n\n".join([*parts, END]) + "\n"
     check_card(text)
     return text

@@ -21,7 +21,7 @@ from ..inputs.results import (
     published_comparison,
     record_kind,
     seed_text,
-    way_words,
+    way_text,
 )
 from ..inputs.run import RunSummary
 from .base import SENTENCES, START, BaseModel
@@ -165,7 +165,7 @@ def _telling_ways(records: list[Record]) -> list[str]:
     seeds = [seed_text(record.seeds) for record in records]
     seeds_differ = len(set(seeds)) > 1 or any(record.joined for record in records)
     return [
-        way_words("", record.settings_text if several else "", seed if seeds_differ else "")
+        way_text("", record.settings_text if several else "", seed if seeds_differ else "")
         for record, seed in zip(records, seeds, strict=True)
     ]
 

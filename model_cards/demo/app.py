@@ -464,8 +464,8 @@ def launch(page: Any, host: str, port: int) -> None:
     theme = gradio.themes.Base(font=fonts, font_mono=["ui-monospace", "monospace"]).set(
         button_primary_background_fill="*primary_700", button_primary_background_fill_hover="*primary_800"
     )
-    words = gradio.I18n(en={"common.complete": "Done"})  # gradio 6 shows this key, since it has no text for it
-    options = {"theme": theme, "css": STYLE, "js": NAMES, "max_file_size": MAX_UPLOAD, "i18n": words}
+    texts = gradio.I18n(en={"common.complete": "Done"})  # gradio 6 shows this key, since it has no text for it
+    options = {"theme": theme, "css": STYLE, "js": NAMES, "max_file_size": MAX_UPLOAD, "i18n": texts}
     page.launch(server_name=host, server_port=port, share=False, quiet=True, **options)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biovfm_hf.cards.leakage import guard_line, match_line, relation_words
+from biovfm_hf.cards.leakage import guard_line, match_line, relation_text
 from biovfm_hf.reading.documents import finite, read_json
 
 MAX_OVERLAPS = 200
@@ -60,5 +60,5 @@ def _mapping(value: Any) -> dict[Any, Any]:
 
 
 def _overlap(row: dict[str, Any]) -> tuple[str, str, str]:
-    relation = relation_words(str(row.get("relation") or ""), str(row.get("note") or ""), bool(row.get("verified")))
+    relation = relation_text(str(row.get("relation") or ""), str(row.get("note") or ""), bool(row.get("verified")))
     return str(row.get("source")), str(row.get("benchmark")), relation

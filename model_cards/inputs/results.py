@@ -150,7 +150,7 @@ def seed_text(value: Any) -> str:
     return ", ".join(str(number) for number in (value if isinstance(value, list) else [value]) if number is not None)
 
 
-def way_words(protocol: str, settings: str, seed: str) -> str:
+def way_text(protocol: str, settings: str, seed: str) -> str:
     """The measurement besides its method, in words: `fast protocol, features both, seeds 0, 1`."""
     parts = (protocol and f"{protocol} protocol", settings, seed and f"seed{'s' if ',' in seed else ''} {seed}")
     return ", ".join(filter(None, parts))

@@ -57,12 +57,12 @@ def _shown(name: str, places: dict[str, dict[str, None]], what: str) -> dict[str
     """{digest: the name to show}, from {digest: folders with it}; `what` is what the digest is of."""
     if len(places) == 1:
         return dict.fromkeys(places, name)
-    words = {digest: ", ".join(Path(folder).name for folder in folders) for digest, folders in places.items()}
+    labels = {digest: ", ".join(Path(folder).name for folder in folders) for digest, folders in places.items()}
     each = [Path(folder).name for folders in places.values() for folder in folders]
     if len(set(each)) < len(each):
         known = {digest: "" if digest.startswith("in ") else digest[:DIGITS] for digest in places}
-        words = {digest: f"{what} {known[digest] or 'not told'}" for digest in places}
-    if len(set(words.values())) < len(words):
+        labels = {digest: f"{what} {known[digest] or 'not told'}" for digest in places}
+    if len(set(labels.values())) < len(labels):
         both = " and ".join(dict.fromkeys(folder for folders in places.values() for folder in folders))
         raise UserError(f"{name} is in {both}, and nothing tells whether it is the same; rename one of the folders")
-    return {digest: f"{name} ({word})" for digest, word in words.items()}
+    return {digest: f"{name} ({label})" for digest, label in labels.items()}

@@ -58,7 +58,7 @@ def _leakage(dataset: str) -> Leakage:
 
 def _overlap(leakages: list[Leakage], task: str) -> Overlap:
     parts = [part for leakage in leakages for part in _parts(leakage, task)]
-    return Overlap(*("; ".join(words for words, kept in parts if kept is inside) for inside in (True, False)))
+    return Overlap(*("; ".join(text for text, kept in parts if kept is inside) for inside in (True, False)))
 
 
 def _parts(leakage: Leakage, task: str) -> Iterator[tuple[str, bool]]:
@@ -73,9 +73,9 @@ def _parts(leakage: Leakage, task: str) -> Iterator[tuple[str, bool]]:
         if _same(source, task) or source in SOURCES.get(task, ()):
             kept = _kept(leakage, source)
             yield (f"{source}: the data of this task" if kept else f"all of {source}"), kept
-    for source, benchmark, words in leakage.overlaps:
+    for source, benchmark, relation in leakage.overlaps:
         if _same(benchmark, task):
-            yield f"{source}: {words}", leakage.mode != "strict" and _kept(leakage, source)
+            yield f"{source}: {relation}", leakage.mode != "strict" and _kept(leakage, source)
     for matched, count in leakage.matches.items():
         if _same(matched.rpartition(" in ")[2], task):
             yield f"{count:,} images by their pixels", False

@@ -17,7 +17,7 @@ from ..inputs.results import (
     primary_metric,
     seed_text,
     warnings_of,
-    way_words,
+    way_text,
 )
 from . import charts
 from .figures import figures
@@ -86,7 +86,7 @@ def _ways(comparisons: list[Comparison]) -> dict[tuple[str, str, str, str], str]
     """The differences between a method's comparisons in words: empty if protocol, settings and seed are the same."""
     ways = list(dict.fromkeys(map(_way, comparisons)))
     methods = [way[0] for way in ways]
-    return {way: way_words(*way[1:]) if methods.count(way[0]) > 1 else "" for way in ways}
+    return {way: way_text(*way[1:]) if methods.count(way[0]) > 1 else "" for way in ways}
 
 
 def _score_table(records: list[Record], models: list[str], names: dict[str, str]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _score_table(records: list[Record], models: list[str], names: dict[str, str]
         entry = record.intervals.get(primary)
         style = charts.style_of(models.index(record.model))
         mark = charts.interval_mark(entry.value, entry.low, entry.high, axis, style) if entry else Markup("")
-        seeds = way_words("", "", seed_text(record.seeds))
+        seeds = way_text("", "", seed_text(record.seeds))
         row = {"record": record, "model": names[record.model], "mark": mark, "style": style, "seeds": seeds}
         tasks.setdefault(record.task, []).append(row)
     return {
@@ -114,7 +114,7 @@ def _score_table(records: list[Record], models: list[str], names: dict[str, str]
         "tasks": [(task, rows, list(warnings_of(row["record"] for row in rows))) for task, rows in tasks.items()],
         "ranks": mean_ranks(records, primary, names),
         "left_out": max(0, len(records) - MAX_ROWS),
-        "seeds": list(dict.fromkeys(filter(None, (way_words("", "", seed_text(record.seeds)) for record in records)))),
+        "seeds": list(dict.fromkeys(filter(None, (way_text("", "", seed_text(record.seeds)) for record in records)))),
         "joined": any(record.joined and not record.few_shot for record in records),
         "seconds": sum(record.seconds or 0 for record in records) or None,
     }

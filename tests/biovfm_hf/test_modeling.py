@@ -151,7 +151,7 @@ def test_wanted_rows_of_packed_crops_equal_those_of_all(training: bool) -> None:
     found, gradients = [], []
     for rows in (wanted, None):
         torch.manual_seed(0)  # the same images are dropped
-        tokens = model.forward_packed(crops, wanted=rows)
+        tokens = model.forward_packed(crops, output_rows=rows)
         if rows is None:
             tokens = [part.flatten(0, 1)[chosen] for part, chosen in zip(tokens, wanted, strict=True)]
         found.append(tokens)

@@ -61,7 +61,7 @@ class StreamedImages:
         self.names = names or {}  # column of class labels -> what its numbers mean
         self.starts = np.concatenate([[0], np.cumsum([group.size for group in groups])])
         self._tables: OrderedDict[int, Any] = OrderedDict()
-        self._held = 0
+        self._cached_bytes = 0
         self._room = 64 * 2**20
 
     def __len__(self) -> int:
@@ -108,9 +108,9 @@ class StreamedImages:
         except Exception as error:  # damage and networks fail in many classes
             raise unreadable(f"{group.path} row group {group.number}", error) from error
         self._tables[place] = table
-        self._held += table.nbytes
-        while self._held > self._room and len(self._tables) > 1:
-            self._held -= self._tables.popitem(last=False)[1].nbytes
+        self._cached_bytes += table.nbytes
+        while self._cached_bytes > self._room and len(self._tables) > 1:
+            self._cached_bytes -= self._tables.popitem(last=False)[1].nbytes
         return table
 
 

@@ -122,7 +122,7 @@ tags: [biovfm, medical-imaging, self-supervised, {tag_of(config.title)}]
 
 # {size}, pretrained with {config.title}
 
-Self-supervised pretraining with BioVFM-HF by {config.words[0]}: {step:,} steps of {config.batch.size:,} images
+Self-supervised pretraining with BioVFM-HF by {config.description[0]}: {step:,} steps of {config.batch.size:,} images
 ({step * config.batch.size:,} images seen), crops of {config.augment.global_size} pixels, seed {config.seed}.
 `training_config.yaml` holds every setting. Not evaluated yet; `biovfm card` writes a full card from results.
 

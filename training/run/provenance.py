@@ -58,16 +58,16 @@ def note_lineages(out: Path, config: TrainConfig, begun: bool) -> dict[str, Line
 
     If the run has `begun`, its models keep the origins that it noted then, and its restrictions are added to.
     """
-    found = lineages(config, begun)
+    run_lineages = lineages(config, begun)
     if not begun:
         shutil.rmtree(out / _NOTES, ignore_errors=True)
     else:
-        found = {name: _joined(out, name, one) for name, one in found.items()}
-    for name, one in found.items():
+        run_lineages = {name: _joined(out, name, one) for name, one in run_lineages.items()}
+    for name, one in run_lineages.items():
         write_origin(out / _NOTES / name, one.origin)
         write_provenance(out / _NOTES / name, one.provenance)
-    write_provenance(out, run_provenance(found))
-    return found
+    write_provenance(out, run_provenance(run_lineages))
+    return run_lineages
 
 
 def _joined(out: Path, name: str, now: Lineage) -> Lineage:

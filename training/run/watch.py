@@ -252,10 +252,10 @@ class History:
             continued: whether the run starts from weights; its patch tokens are then compared with theirs.
             collapse: the objective's own check: the last records -> what they show and what to try, or None.
         """
-        found = self._collapse(settled, collapse)
+        messages = self._collapse(settled, collapse)
         begin = 0 if continued else settled
-        found |= dense_warnings(self.values("dense_locality", begin), self.values("dense_dice", begin))
-        new = {kind: message for kind, message in found.items() if kind not in self.warned}
+        messages |= dense_warnings(self.values("dense_locality", begin), self.values("dense_dice", begin))
+        new = {kind: message for kind, message in messages.items() if kind not in self.warned}
         self.warned |= new.keys()
         return [f"step {self.recent[-1]['step']}: {message}" for message in new.values()]
 

@@ -272,14 +272,14 @@ class TrainConfig:
         return {"model": Origin(self.model.init_from)}
 
     @property
-    def words(self) -> tuple[str, str]:
+    def description(self) -> tuple[str, str]:
         """What this run does, in a few words for a model card, and the paper it follows."""
         return self.summary, self.source
 
     def facts(self, flops_per_image: float) -> Objective:
         """The objective's facts for cards and reports, with the floating-point operations of an image."""
         logged, settings = LOGGED | self.logged, MAIN_SETTINGS | self.main_settings
-        return Objective(self.title, *self.words, flops_per_image, logged, settings)
+        return Objective(self.title, *self.description, flops_per_image, logged, settings)
 
     def check_pass(self, images: int, processes: int) -> None:
         """Refuse a number of images per pass that the objective cannot use (besides `smallest_batch`).

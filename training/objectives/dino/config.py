@@ -202,14 +202,14 @@ class DINOTrainConfig(TrainConfig):
         return {"model": Origin(self.model.init_from, (frozen,) if frozen else (), (anchor,) if anchor else ())}
 
     @property
-    def words(self) -> tuple[str, str]:
+    def description(self) -> tuple[str, str]:
         """As for every objective; with a frozen teacher the student does not learn from its own average."""
         if self.teacher.frozen:
             return (
                 "distillation of scores: a student learns those that a frozen network gives to crops",
                 "DINOv3 (arXiv 2508.10104)",
             )
-        return super().words
+        return super().description
 
     def check_pass(self, images: int, processes: int) -> None:
         """Refuse passes in which KoLeo has no group, or too few images.

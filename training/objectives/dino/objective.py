@@ -161,7 +161,7 @@ class DINOObjective(nn.Module):
         if temperature is None:
             raise ValueError("the step values have no teacher_temp; use DINOSchedule")
         rows = self._target_rows(batch, self.teacher.backbone)
-        (tokens,) = self.teacher.backbone.forward_packed([batch["global_crops"]], wanted=[rows])
+        (tokens,) = self.teacher.backbone.forward_packed([batch["global_crops"]], output_rows=[rows])
         crops = len(batch["global_crops"])
         # swapped, so that row i of the student's crops is paired with the other crop of the same image
         dino_scores, patch_scores = self.teacher.scores(tokens[:crops].roll(crops // 2, 0), tokens[crops:])
