@@ -2,15 +2,19 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
 
 from biovfm_hf import cli, rooms
 from biovfm_hf.errors import UserError
+from evaluation.commands.features import Features, write_features
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -204,3 +208,96 @@ def test_a_fault_of_ours_is_not_called_a_missing_package(monkeypatch):
     monkeypatch.setattr(cli, "load_room_module", fail)
     with pytest.raises(ModuleNotFoundError):
         cli.main(["probe"])
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Paths of which each is good for one argument, and wrong for another."""
+    folder = tmp_path
+    (folder / "empty").mkdir()
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text('{"model_type": "biovfm"}')
+    save_file({"weight": np.zeros(1)}, folder / "model" / "model.safetensors")
+    (folder / "file.txt").write_text("x")
+    for split in ("train", "val", "test"):
+        for name in ("a", "b"):
+            (folder / "images" / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(folder / "images" / split / name / "1.png")
+    features = Features(["train/a/1.png"], np.ones((1, 128), np.float32), {"model": "m", "revision": "r"})
+    write_features(folder / "features.parquet", features)
+    points = "".join(f"A,{n},x,{90 + n / 100}\n" for n in (5, 20, 80, 300))
+    (folder / "points.csv").write_text("family,params_millions,task,auc\n" + points)
+    return {
+        name: str(folder / place)
+        for name, place in {
+            "EMPTY": "empty", "FILE": "file.txt", "IMAGES": "images", "FEATURES": "features.parquet", "OUT": "out",
+            "IMAGE": "images/train/a/1.png", "POINTS": "points.csv", "MODEL": "model",
+        }.items()
+    }  # fmt: skip
+
+
+PRETRAIN, EMBED = (
+    "pretrain dino_smoke --data IMAGES --out OUT",
+    "embed --model MODEL --images IMAGES --out OUT.parquet",
+)
+SEARCH = "search --model MODEL --features FEATURES --query IMAGE --out OUT"
+PROBE, CONVERT = "probe --model MODEL --tasks IMAGES --out OUT", "convert MODEL --to OUT"
+# (command, the words to replace, what replaces them, what is told)
+MISTAKES = [
+    (PRETRAIN, "--out OUT", "--out OUT batch.size=7 batch.per_process=4", "batch.size 7 is not a multiple of"),
+    (PRETRAIN, "--out OUT", "--out OUT batch.size=0", "batch.size is 0; it must be at least 1"),
+    (PRETRAIN, "--out OUT", "--out OUT model.size=vit-huger", "there is no size 'vit-huger'"),
+    (PRETRAIN, "--out OUT", "--out OUT data.selection=/no/list", "data.selection /no/list: no such file"),
+    (PRETRAIN, "--out OUT", "--out OUT model.init_from=/no/model", "/no/model: no such file or folder"),
+    (PRETRAIN, "--out OUT", "--out OUT watch.every=5 watch.task=/no/task", "watch.task /no/task: no such folder"),
+    (PRETRAIN, "--data IMAGES", "--data /no/images", "/no/images does not exist"),
+    (PRETRAIN, "--data IMAGES", "--data EMPTY", "no images under EMPTY; expected"),
+    (PRETRAIN, "--data IMAGES", "--data EMPTY/*.tar", "no images under EMPTY/*.tar; expected"),
+    (PRETRAIN, "--out OUT", "--out FILE", "cannot write to FILE: FILE: Not a directory"),
+    (PRETRAIN, "--out OUT", "--out IMAGES/run", "IMAGES/run lies in the folder of images"),
+    (EMBED, "--images IMAGES", "--images /no/images", "/no/images: no such folder"),
+    (EMBED, "--images IMAGES", "--images EMPTY", "EMPTY: no image file there"),
+    (EMBED, "--images IMAGES", "--images FILE", "FILE is a file; give the folder"),
+    (EMBED, "--model MODEL", "--model /no/model", "'/no/model' cannot be loaded: no such file or folder"),
+    (EMBED, "--model MODEL", "--model EMPTY", "'EMPTY' cannot be loaded: no config.json there"),
+    (EMBED, "--model MODEL", "--model FILE", "'FILE' cannot be loaded: it is a file"),
+    (EMBED, "--model MODEL", "--model tinm:vit", "no family has the prefix tinm:; did you mean timm:?"),
+    (EMBED, "--out OUT", "--out FILE/x", "cannot write to FILE/x.parquet: FILE: Not a directory"),
+    (SEARCH, "--model MODEL", "--model EMPTY", "'EMPTY' cannot be loaded: no config.json there"),
+    (SEARCH, "--features FEATURES", "--features /no/f.parquet", "/no/f.parquet is not a features file"),
+    (SEARCH, "--query IMAGE", "--query /no/image.png", "none of 1 examples can be read"),
+    (SEARCH, "--out OUT", "--out FILE", "cannot write to FILE: FILE: Not a directory"),
+    (PROBE, "--model MODEL", "--model /no/model", "'/no/model' cannot be loaded: no such file or folder"),
+    (PROBE, "--tasks IMAGES", "--tasks /no/tasks", "'/no/tasks' is neither a task nor a path that exists"),
+    (PROBE, "--tasks IMAGES", "--tasks EMPTY", "EMPTY: no image found"),
+    (PROBE, "--tasks IMAGES", "--tasks pneumoniamnist --data /no/data", "no pneumoniamnist*.npz in /no/data"),
+    (PROBE, "--out OUT", "--out FILE/x", "cannot write to FILE/x: FILE: Not a directory"),
+    (CONVERT, "MODEL", "/no/model", "/no/model: no such file or folder"),
+    (CONVERT, "MODEL", "EMPTY", "EMPTY: no weights there; the folder is empty"),
+    (CONVERT, "--to OUT", "--to IMAGES", "IMAGES: exists already"),
+    (CONVERT, "--to OUT", "--to FILE/x", "cannot write to FILE/x: FILE: Not a directory"),
+    ("card MODEL --results OUT", "MODEL", "EMPTY", "EMPTY: no config.json, so not a model folder"),
+    ("card MODEL --results OUT", "--results OUT", "--results /no/results", "/no/results: no such file or folder"),
+    ("report OUT --out OUT.html", "report OUT", "report /no/results", "/no/results: no such file or folder"),
+    ("report OUT --out OUT.html", "--out OUT.html", "--out EMPTY", "EMPTY: a report is an HTML page"),
+    ("scaling POINTS --out OUT", "POINTS", "/no/points.csv", "/no/points.csv: no such file"),
+    ("scaling POINTS --out OUT", "--out OUT", "--out FILE", "cannot write to FILE: FILE: Not a directory"),
+]
+
+
+@pytest.mark.parametrize("command", ["pretrain", "embed", "search", "probe", "convert", "card", "report", "scaling"])
+def test_a_mistake_is_told_before_torch_is_imported(places, command):
+    """torch is hidden, so a mistake that is found later than its import is told as a missing package."""
+    mistakes = [mistake for mistake in MISTAKES if mistake[0].startswith(command)]
+    words: list[str] = []
+    for whole, old, new, _ in mistakes:
+        words += [*(["THEN"] if words else []), *_filled(whole.replace(old, new), places).split()]
+    statuses, _, errors, _, torch = in_turn(*words, hide="torch")
+    said = [part.strip() for part in "\n".join(errors).split("THEN")]
+    assert not torch and set(statuses) <= {1, 2} and len(said) == len(mistakes)
+    for (*_, told), line in zip(mistakes, said, strict=True):
+        assert _filled(told, places) in line and "torch" not in line
+
+
+def _filled(words: str, places: dict[str, str]) -> str:
+    return re.sub("|".join(sorted(places, key=len, reverse=True)), lambda found: places[found[0]], words)

@@ -19,6 +19,7 @@ from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option
 
 from . import objectives
+from .checks import check_run
 from .config_file import find_config, load_config, parse_overrides, shipped_configs
 from .settings.config import TrainConfig
 from .settings.typed import flat, plain
@@ -112,17 +113,16 @@ def run(options: PretrainOptions, method: str = "") -> Path | str:
     """Run with these options; see `pretrain`. The config must be of the objective `method`, if given."""
     config = options.resolved(method)
     if not options.dry_run:
-        from .data.files import has_files
-
-        has_files(config.data.path)  # a wrong path is told before the seconds that the import of torch takes
+        assert options.out is not None
+        check_run(config, options.out)
     objective = objectives.method_of(config.method)
     if options.dry_run:
         from .estimate import describe
 
         return describe(config, objective)
+    assert options.out is not None
     from .loop import train
 
-    assert options.out is not None
     train(config, objective, options.out)
     return options.out / "model"
 

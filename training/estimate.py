@@ -12,7 +12,7 @@ from torch import nn
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import PEAK_FLOPS
 
-from .data.batches import images_per_pass
+from .checks import images_per_pass
 from .objectives.initial import with_architecture
 from .objectives.method import Method
 from .schedule import scaled_learning_rate

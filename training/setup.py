@@ -19,8 +19,9 @@ from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 from biovfm_hf.size_names import size_words
 from biovfm_hf.writing.files import remove_leftovers
 
+from .checks import check_apart, check_batch
 from .config_file import with_steps
-from .data.batches import Order, Share, images_per_pass, sample_order
+from .data.batches import Order, Share, sample_order
 from .data.images import Images, open_images
 from .estimate import check_memory, image_flops, trained_parameters
 from .objectives.initial import with_architecture
@@ -36,7 +37,7 @@ from .run.device import (
     speed_up_cpu,
 )
 from .run.export import open_repository
-from .run.folder import check_apart, hold_run_folder, prepare_run_folder, trim_metrics
+from .run.folder import hold_run_folder, prepare_run_folder, trim_metrics
 from .run.provenance import Lineage, run_provenance
 from .run.watch import History, Watch, open_watch, read_history
 from .schedule import Schedule, scaled_learning_rate
@@ -181,27 +182,8 @@ def split_batch(config: TrainConfig, processes: int, rank: int) -> tuple[Share, 
     Raises:
         UserError: the batch is too small for the processes, or cannot be divided evenly.
     """
-    size, needed = config.batch.size, config.smallest_batch
-    if size < needed * processes:
-        raise UserError(
-            f"batch.size {size} is too small for {processes} process(es), each of which needs {needed} image(s) at "
-            f"least; use batch.size={needed * processes} or more, or fewer processes"
-        )
-    per_process = images_per_pass(config, processes)
-    if per_process < needed:
-        raise UserError(
-            f"batch.per_process is {per_process}; the {config.title} objective compares images, so it needs at least "
-            f"{needed}"
-        )
-    config.check_pass(per_process, processes)
-    together = per_process * processes
-    if size % together:
-        near = max(round(size / together), 1) * together
-        raise UserError(
-            f"batch.size {size} is not a multiple of {processes} process(es) x {per_process} images "
-            f"(batch.per_process); use batch.size={near}"
-        )
-    return Share(per_process, processes, rank), size // together
+    per_process = check_batch(config, processes)
+    return Share(per_process, processes, rank), config.batch.size // (per_process * processes)
 
 
 def prepare(

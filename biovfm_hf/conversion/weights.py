@@ -11,11 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UserError, one_line
-from ..hub.network import is_repository
 from ..reading.documents import read_json
+from .place import WEIGHT_SUFFIXES, check_place
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # keys under which training scripts store the weights, outermost first
 _WRAPPERS = ("teacher", "model_ema", "model", "state_dict")
 
@@ -29,8 +28,7 @@ def locate(source: str) -> Path:
     path = Path(source).expanduser()
     if path.exists():
         return path
-    if not is_repository(source) or path.suffix in _SUFFIXES:
-        raise UserError(f"{source}: no such file or folder")
+    check_place(source)
     from huggingface_hub import snapshot_download
 
     try:
@@ -64,10 +62,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if path.is_dir():
         files = _weight_files(path)
-    elif path.suffix in _SUFFIXES:
+    elif path.suffix in WEIGHT_SUFFIXES:
         files = [path]
     else:
-        raise UserError(f"{path}: not a weight file; expected {', '.join(_SUFFIXES)} or a model folder")
+        raise UserError(f"{path}: not a weight file; expected {', '.join(WEIGHT_SUFFIXES)} or a model folder")
     tensors: dict[str, Tensor] = {}
     for file in files:
         tensors.update(_unwrap(_read_file(file)))

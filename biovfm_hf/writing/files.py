@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
 
+from ..errors import UserError
+
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
@@ -64,6 +66,24 @@ def write_text(target: str | Path, text: str) -> None:
     """Write `text` (UTF-8) to `target` atomically."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(target: Path, folder: bool = False) -> None:
+    """Refuse an output that cannot be written, before work is done for it.
+
+    Args:
+        target: the file or folder to write; folders above it may be missing.
+        folder: whether it is a folder.
+
+    Raises:
+        UserError: it or one above it is a file where a folder is needed, or may not be written to.
+    """
+    target = Path(target).expanduser().absolute()
+    places = [target, *target.parents] if folder else target.parents
+    place = next(place for place in places if place.exists())
+    reason = "Permission denied" if place.is_dir() else "Not a directory"
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        raise UserError(f"cannot write to {target}: {place}: {reason}; choose another --out")
 
 
 def linked(source: Path, target: Path) -> None:

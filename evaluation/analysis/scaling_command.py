@@ -8,6 +8,7 @@ from typing import Any
 from biovfm_hf.errors import UserError
 from biovfm_hf.front_door import counted_objectives, objective_title, recipe_flops
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
+from biovfm_hf.writing.files import check_writable
 
 from .composition.command import main as mixture_main
 from .scaling import properties
@@ -87,6 +88,7 @@ def scaling(options: ScalingOptions) -> ScalingAnalysis:
     Raises:
         UserError: a file cannot be used, or the points allow no fit.
     """
+    check_writable(options.out, folder=True)
     from .scaling.writing import write_study  # loads matplotlib
 
     study = read_points(options.points)
@@ -124,6 +126,7 @@ def measure_properties(options: PropertiesOptions) -> list[dict[str, Any]]:
     """
     from tqdm import tqdm
 
+    check_writable(options.out)
     data = options.data
     files, others = properties.one_per_task(data.glob("*.npz")) if data.is_dir() else ([data], [])
     if not files:

@@ -11,11 +11,12 @@ import numpy as np
 from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, check_options, option, parse_options, required
 from biovfm_hf.volumes import AXES
+from biovfm_hf.writing.files import check_writable
 
 from ..encoders.device import BF16_HELP, COMPILE_HELP, DEVICE_HELP, PRECISIONS, default_device, embedding_precision
 from ..encoders.embed import embed_features
 from ..encoders.encoder import Encoder
-from ..encoders.load import load_encoder, split_label
+from ..encoders.load import check_place, load_encoder, split_label
 from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import process_group
@@ -31,7 +32,7 @@ from ..tasks.volume_cases import (
     unjoined_slices,
 )
 from .features import CONFIG, SPLIT, UNRECORDED, Features, left_out_file, paths_file, write_features, write_places
-from .images import EVERY_FRAME, NO_FRAME, Opened, is_plain_folder, open_images
+from .images import EVERY_FRAME, NO_FRAME, Opened, check_source, is_plain_folder, open_images
 from .naming import ARCHIVE, AUTO, KEEP, WITHHOLD, Naming, first_archive, why_withheld
 
 WHY, ON_REQUEST = "withheld", "on request"
@@ -154,6 +155,9 @@ def embed(options: EmbedOptions) -> Features:
     Raises:
         UserError: there is no image, no image can be read, or the model cannot be loaded.
     """
+    check_place(options.model)
+    check_source(options.images)
+    check_writable(options.out)
     device = options.device or default_device()
     precision = options.precision or embedding_precision(device)
     encoder = load_encoder(options.model, device, "own", options.compile, precision, options.trust_remote_code)

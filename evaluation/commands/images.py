@@ -67,12 +67,30 @@ def open_images(
     Raises:
         UserError: there is no image.
     """
+    check_source(source)
     folder, shrink_to = Path(source), round(size * BEFORE_CROP)
-    if folder.is_file():
-        raise UserError(f"{folder} is a file; give the folder that holds the images, or a dataset")
     if is_plain_folder(folder):
         return _open_folder(naming or Naming(folder, False), shrink_to, frames, set(leave))
     return _open_dataset(source, config, split, shrink_to)
+
+
+def check_source(source: str) -> None:
+    """Refuse a source of images that is not there.
+
+    Raises:
+        UserError: it is a file, or a path that does not exist, or a folder without a file.
+    """
+    folder = Path(source)
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give the folder that holds the images, or a dataset")
+    if not folder.exists() and is_path(source):
+        raise UserError(f"{source}: no such folder")
+    if folder.is_dir() and next(walk(folder), None) is None:
+        raise _no_image(folder)
+
+
+def _no_image(folder: Path) -> UserError:
+    return UserError(f"{folder}: no image file there (of {', '.join(IMAGE_SUFFIXES)}, or DICOM without a suffix)")
 
 
 def is_plain_folder(folder: Path) -> bool:
@@ -104,7 +122,7 @@ def _open_folder(naming: Naming, shrink_to: int, frames: str, leave: set[Path]) 
         else:
             left_out[naming(path)] = reason
     if not paths:
-        raise UserError(f"{folder}: no image file there (of {', '.join(IMAGE_SUFFIXES)}, or DICOM without a suffix)")
+        raise _no_image(folder)
     files = [naming(path) for path in paths]
     names = [name if at is None else f"{name}:frame:{at}" for name, at in zip(files, numbers, strict=True)]
     several = None if all(at is None for at in numbers) else numbers
@@ -153,8 +171,6 @@ class DatasetImages:
 def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -> Opened:
     datasets = require("datasets", "eval")
     if not Path(source).exists():
-        if is_path(source):
-            raise UserError(f"{source}: no such folder")
         heed_missing_network()
     try:
         rows = datasets.load_dataset(source, config, split=split)

@@ -10,8 +10,10 @@ from biovfm_hf.cards.provenance import Provenance, add_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import CommandParser, parse_options
 from biovfm_hf.results.record import Record
+from biovfm_hf.writing.files import check_writable
 
 from ..encoders.device import check_device, default_device, default_precision
+from ..encoders.load import check_place
 from ..encoders.processes import process_group
 from ..pictures.robustness import draw_robustness
 from ..pictures.scores import discard_all
@@ -113,6 +115,10 @@ def probe(options: RunOptions) -> list[Record]:
     Raises:
         UserError: a task or a model cannot be opened, or some records failed.
     """
+    if not (options.out / "results.json").is_file():  # a model that was scored may be gone
+        for model in options.model:
+            check_place(model)
+    check_writable(options.out, folder=True)
     tasks, runs = open_tasks(options), make_runs(options)
     failure, processes = None, process_group()
     if processes.takes(0):

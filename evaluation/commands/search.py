@@ -14,11 +14,11 @@ from biovfm_hf.cards.provenance import Provenance, add_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import CommandParser, check_options, option, parse_options, required
 from biovfm_hf.volumes import AXES
-from biovfm_hf.writing.files import write_text
+from biovfm_hf.writing.files import check_writable, write_text
 
 from ..encoders.device import DEVICE_HELP, default_device
 from ..encoders.embed import embed_batch
-from ..encoders.load import load_encoder
+from ..encoders.load import check_place, load_encoder
 from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOLS
 from ..pictures.figure import new_figure, save_figure
@@ -105,6 +105,8 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
         UserError: no example can be read, the features cannot be read or none is finite, or another model made the
             features.
     """
+    check_place(options.model)
+    check_writable(options.out, folder=True)
     index = Index(options.features) if options.index and options.features.is_file() else None
     features = read_features(options.features, vectors=index is None or not index.fresh)
     places = read_places(options.features)
@@ -112,12 +114,6 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     picture_of = None if options.images is None or folder else _dataset_pictures(options.images, features)
     if folder and not any(_place(folder, name, places)[0].exists() for name in features.names):
         raise _not_embedded(folder, features)
-    device, precision = options.device or default_device(), features.made_with.get("precision")
-    encoder = load_encoder(options.model, device, precision=precision, trust_remote_code=options.trust_remote_code)
-    if features.made_with["revision"] != encoder.revision:
-        raise UserError(
-            f"{options.features} was made with another model ({features.made_with['model']}); give that one as --model"
-        )
     withheld = features.withheld or any(why_withheld(path.parent, [path.name]) for path in options.query)
     titles, slicing = _titles(options.query, withheld), _slicing(features.made_with)
     examples, unread = _read_examples(options.query, slicing)
@@ -125,6 +121,12 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     write_left_out(options.out / f"{LEFT_OUT}.csv", left_out)
     if not examples:
         raise UserError(f"none of {len(left_out)} examples can be read; the first: {next(iter(left_out.values()))}")
+    device, precision = options.device or default_device(), features.made_with.get("precision")
+    encoder = load_encoder(options.model, device, precision=precision, trust_remote_code=options.trust_remote_code)
+    if features.made_with["revision"] != encoder.revision:
+        raise UserError(
+            f"{options.features} was made with another model ({features.made_with['model']}); give that one as --model"
+        )
     pool = features.made_with.get("pool", "mean")
     vectors = [embed_batch(encoder, images, features.made_with["features"]) for images in examples.values()]
     queries = np.stack([POOLS[pool if pool in POOLS else "mean"](images) for images in vectors])

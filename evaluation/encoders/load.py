@@ -69,6 +69,25 @@ def load_encoder(
     return encoder
 
 
+def check_place(name: str) -> None:
+    """Refuse the name of a model that is not there, as far as that is known without loading torch.
+
+    Raises:
+        UserError: the name has a prefix of no family, or is a path where there is no model.
+    """
+    source = split_label(name)[1]
+    if source.lower() in LINEUP:
+        return
+    place, family = place_of(source), find_family(source)
+    path = Path(place).expanduser()
+    if is_path(place) and not path.exists():
+        raise UserError(f"model {source!r} cannot be loaded: no such file or folder; check the path")
+    if family.runs_code and path.is_file():
+        raise UserError(f"model {source!r} cannot be loaded: it is a file; give its folder, or a family's prefix")
+    if family.runs_code and path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"model {source!r} cannot be loaded: no config.json there; check the folder")
+
+
 def _load_source(source: str, trust_remote_code: str | None) -> Encoder:
     family = find_family(source)
     if family.downloads and not Path(source.removeprefix(family.prefix).partition("?")[0]).expanduser().is_dir():

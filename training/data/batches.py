@@ -303,8 +303,3 @@ def choose_workers(config: DataConfig, processes_here: int) -> int:
         return config.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(0, min(12, cores // processes_here - 1))
-
-
-def images_per_pass(config: TrainConfig, processes: int) -> int:
-    """Images in one forward pass of one of `processes`: `batch.per_process`, or its share of a small batch."""
-    return min(config.batch.per_process or config.batch.size, config.batch.size // processes)

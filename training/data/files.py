@@ -10,6 +10,7 @@ from typing import Any
 
 import fsspec
 
+from biovfm_hf.decoding.files import PICTURE_SUFFIXES
 from biovfm_hf.errors import UserError, one_line
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -47,6 +48,32 @@ def has_files(address: str | None) -> bool:
     raise UserError(
         f"{address} does not exist, and is not a Hub id of the form owner/name; --data takes a dataset folder, a "
         "Hub id, a folder of images, tar shards, zip files, or an address such as s3://bucket/folder"
+    )
+
+
+def check_data(address: str | None) -> None:
+    """Refuse data that cannot be images: as `has_files`, and a folder or pattern of this machine without a file.
+
+    Raises:
+        UserError: there is nothing.
+    """
+    if not has_files(address) or is_remote(str(address)):
+        return
+    folder = Path(str(address)).expanduser()
+    names = (
+        (name for *_, names in os.walk(folder) for name in names)
+        if folder.is_dir()
+        else iter(find_files(str(address)))
+    )
+    if all(is_hidden(name) for name in names):
+        raise no_images(str(address))
+
+
+def no_images(address: str) -> UserError:
+    """The error for data without an image."""
+    return UserError(
+        f"no images under {address}; expected a dataset folder, tar shards (uncompressed .tar), zip files, or "
+        f"files ending in {', '.join(PICTURE_SUFFIXES)}"
     )
 
 

@@ -17,7 +17,7 @@ from biovfm_hf.reading.rows import kept_rows, read_selection
 from ..settings.config import DataConfig
 from .archives import TarImages, ZipImages
 from .decode import read_image
-from .files import find_files, has_files, is_folder_or_name, read_bytes
+from .files import find_files, has_files, is_folder_or_name, no_images, read_bytes
 from .stream import cannot_open, image_tables, open_stream, split_files
 
 _SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # by `Dataset.save_to_disk`
@@ -158,10 +158,7 @@ def _open_files(config: DataConfig) -> Images:
         images.group_by(column)
     _refuse_dataset_keys(config, "a zipped folder of images" if archives else "a plain folder of images")
     if not len(images):
-        raise UserError(
-            f"no images under {config.path}; expected a dataset folder, tar shards (uncompressed .tar), zip files, or "
-            f"files ending in {', '.join(PICTURE_SUFFIXES)}"
-        )
+        raise no_images(str(config.path))
     return images
 
 

@@ -35,18 +35,6 @@ _FREE = (
 _SHEET_IMAGES = 8
 
 
-def check_apart(out: Path, data: str | None) -> None:
-    """Refuse a run folder among the images, because its pictures would count as images when the run continues.
-
-    Raises:
-        UserError: `out` is the folder `data`, or lies in it.
-    """
-    folder = Path(data or "").expanduser()
-    # `Path.resolve` raises RuntimeError for a link to itself
-    if data and folder.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder)):
-        raise UserError(f"--out {out} lies in the folder of images, {folder}; choose a folder elsewhere")
-
-
 def hold_run_folder(out: Path) -> ExitStack:
     """Create `out` and lock it against other runs until the result is closed or this process dies.
 

@@ -418,9 +418,9 @@ def test_a_failing_task_does_not_stop_the_others(tmp_path, tiny_model, class_fol
 
 def test_python_gets_the_first_of_several_causes(tmp_path, class_folder, capsys):
     with pytest.raises(UserError) as error:
-        probe(ProbeOptions(model=["pixels:15"], tasks=[str(class_folder)], out=tmp_path / "out"))
+        probe(ProbeOptions(model=["timm:pixels"], tasks=[str(class_folder)], out=tmp_path / "out"))
     cause = capsys.readouterr().err.partition("error: ")[2].strip()
-    assert "no family has the prefix pixels:" in cause
+    assert "Unknown model (pixels)" in cause
     assert str(error.value) == f"1 of the records could not be made: {cause}"
 
 
