@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from time import perf_counter, sleep
@@ -38,18 +38,12 @@ It is a plain tuple, since there may be millions.
 class Files:
     """Consecutive entries of a folder that are all files, as columns: their names, places and statuses."""
 
-    names: list[str] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
-    statuses: list[os.stat_result] = field(default_factory=list)
+    names: list[str]
+    places: list[str]
+    statuses: list[os.stat_result]
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def add(self, other: "Files") -> None:
-        """Append other files."""
-        self.names.extend(other.names)
-        self.places.extend(other.places)
-        self.statuses.extend(other.statuses)
 
     def entries(self) -> list[Entry]:
         """The files one by one."""

@@ -5,7 +5,7 @@ take most of the time.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -74,18 +74,18 @@ class _Walk:
             return
         slices: list[str] = []
         current: Item | None = None
-        files = Files()  # that all have the template `current`
+        alike = _Alike()  # files that all have the template `current`
         for template, content in chain.from_iterable(map(self._with_templates, parts)):
             if template is not current:
                 if current is not None:
-                    yield self._run(current, files)
-                current, files = template, Files()
+                    yield self._run(current, alike)
+                current, alike = template, _Alike()
             if isinstance(content, Files):
-                files.add(content)
+                alike.add(content)
             else:
                 yield from self._inputs_of(content, depth, slices)
         if current is not None:
-            yield self._run(current, files)
+            yield self._run(current, alike)
         if slices:
             yield from self._series(below, slices)
 
@@ -114,11 +114,10 @@ class _Walk:
         else:
             yield from self.directory(place, depth + 1)
 
-    def _run(self, template: Item, files: Files) -> Run:
-        prefix, statuses = self._prefix, files.statuses
-        sizes, changes = [s.st_size for s in statuses], [s.st_mtime_ns for s in statuses]
+    def _run(self, template: Item, files: "_Alike") -> Run:
+        prefix = self._prefix
         paths = [prefix + place for place in files.places]
-        return Run(template, paths, sizes, changes, self._selection.subjects(files.places))
+        return Run(template, paths, files.sizes, files.changes, self._selection.subjects(files.places))
 
     def _template_at(self, place: str) -> Item | None:
         """Fields shared by files that are one input each by name and rule, as nearly all are; None for other files.
@@ -344,6 +343,21 @@ class _Walk:
     def _excluded(self, place: str, reason: str, kind: str = "image", member: str | None = None) -> Item:
         path = (self._prefix + place).encode("utf-8", "backslashreplace").decode("utf-8")
         return Item(path=path, member=member, kind=kind, excluded=reason, modality=self._source.modality)
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """Files of a folder that become one run, as columns."""
+
+    places: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    changes: list[int] = field(default_factory=list)
+
+    def add(self, files: Files) -> None:
+        """Append files; their statuses are read now, while the processor has them at hand."""
+        self.places.extend(files.places)
+        self.sizes.extend([status.st_size for status in files.statuses])
+        self.changes.extend([status.st_mtime_ns for status in files.statuses])
 
 
 def _single_endings(names: list[str]) -> set[str]:
