@@ -5,12 +5,15 @@ its `config.py`. Counts that may depend on the length of the run, such as warm-u
 or a share of all steps between 0 and 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from huggingface_hub.errors import StrictDataclassError
+
 from biovfm_hf import sizes
+from biovfm_hf.architecture import FAMILY_FIELDS, CheckedArchitecture
 from biovfm_hf.cards.objective import Logged, Objective
 from biovfm_hf.cards.origin import Origin
 from biovfm_hf.errors import UserError, one_line
@@ -334,15 +337,10 @@ def biovfm_config(config: TrainConfig) -> Any:
     Raises:
         UserError: an unknown size or field, or values that do not fit together.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
     from biovfm_hf import BioVFMConfig
 
     given = _given(config)
-    known = [item.name for item in fields(BioVFMConfig)]
-    for name in given:
-        if name not in known:
-            raise UserError(f"unknown config key model.{name}{did_you_mean(name, [*OWN_KEYS, *known], 'model.')}")
+    _check_names(config, [item.name for item in fields(BioVFMConfig)])
     try:
         return BioVFMConfig.from_size(config.model.size, family=config.model.family or config.family, **given)
     except (ValueError, TypeError, StrictDataclassError) as error:
@@ -350,24 +348,29 @@ def biovfm_config(config: TrainConfig) -> Any:
 
 
 def check_sizes(config: TrainConfig) -> None:
-    """Refuse an unknown size, and crops that are not whole patches, in milliseconds: `biovfm_config` needs seconds.
+    """Refuse what `biovfm_config` refuses, and crops that are not whole patches, without its import of torch.
 
-    With initial weights the patch size is known only when these are read.
+    With initial weights the architecture is known only when these are read.
 
     Raises:
         UserError: as `biovfm_config` and `check_augment`.
     """
+    _check_names(config, [item.name for item in fields(CheckedArchitecture)])
     if config.model.init_from:
         return
+    family = FAMILY_FIELDS[config.model.family or config.family]
     try:
-        given = {"patch_size": sizes.named(config.model.size).patch_size, **_given(config)}
-        image_size, patch_size = given["image_size"], given["patch_size"]
-        if not isinstance(image_size, int) or not isinstance(patch_size, int):
-            return  # the model's configuration names the field
-        sizes.check_patches(image_size, patch_size)
-    except ValueError as error:
+        given = {**sizes.named(config.model.size)._asdict(), **family, **_given(config)}
+        patch_size = CheckedArchitecture(**given).patch_size
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise _refused(config, error) from error
     check_augment(config.augment, patch_size)
+
+
+def _check_names(config: TrainConfig, known: Sequence[str]) -> None:
+    for name in _given(config):
+        if name not in known:
+            raise UserError(f"unknown config key model.{name}{did_you_mean(name, [*OWN_KEYS, *known], 'model.')}")
 
 
 def _given(config: TrainConfig) -> dict[str, Any]:
