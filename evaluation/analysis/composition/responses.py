@@ -20,7 +20,7 @@ FLOORS = (
     1.0,
     3.0,
 )  # starts of the exponential law: distance of its floor below the lowest loss, in ranges of the losses
-STEPS, TOLERANCE = 200, 1e-8  # most steps of the exponential law's fit; relative fall of its squares that ends it
+STEPS, TOLERANCE = 1000, 1e-8  # most steps of the exponential law's fit; relative fall of its squares that ends it
 
 Response = Callable[[np.ndarray], np.ndarray]  # from shares (m, M) to losses (m,), or (B, m) if B were fitted at once
 
