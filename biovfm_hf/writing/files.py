@@ -18,30 +18,31 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
 
     A file is synced to disk first. A folder replaces an existing folder of the same name. On an exception
     (Ctrl-C included) the temporary is removed and `target` stays as it was. A SIGKILL may leave a `.NAME.tmp-PID`, or
-    between the two renames of a replaced folder a `.NAME.old-PID`; no reader takes these for the target. The next call
-    for this target, or `remove_leftovers`, gives such a replaced folder its name back.
+    between the two renames of a replaced folder a `.NAME.old-PID`; no reader takes these for the target. The next
+    folder of this name removes it. If that write fails, or by `remove_leftovers`, the folder gets its name back.
     """
     target = Path(target).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
     old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    for replaced in target.parent.glob(f".{escape(target.name)}.old-*"):
-        _restore(replaced, target)
     _remove(temporary)
     try:
         yield temporary
         _open_weights(temporary, target)
-        if temporary.is_dir() and target.exists():
-            target.rename(old)
+        if temporary.is_dir():
+            if target.exists():
+                target.rename(old)
             temporary.rename(target)
-            _remove(old)
+            for replaced in _replaced(target):
+                _remove(replaced)
         else:
             if temporary.is_file():
                 with temporary.open("rb") as written:
                     os.fsync(written.fileno())
             temporary.replace(target)
     except BaseException as error:
-        _restore(old, target)
+        for replaced in _replaced(target):
+            _restore(replaced, target)
         _remove(temporary)
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(target)  # a failed write names no file
@@ -109,6 +110,11 @@ def remove_leftovers(folder: Path) -> None:
 def is_disk_full(error: BaseException) -> bool:
     """Whether writing failed for lack of space or quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _replaced(target: Path) -> list[Path]:
+    """Folders that were to be replaced in this one's name, by this process or by one that was killed then."""
+    return list(target.parent.glob(f".{escape(target.name)}.old-*"))
 
 
 def _restore(old: Path, target: Path) -> None:
