@@ -62,7 +62,7 @@ def fisher_interval(r: float, n: int, inflation: float = 1.0) -> tuple[float, fl
     if n < 4 or math.isnan(r):
         return math.nan, math.nan
     z, step = math.atanh(max(min(r, 1 - 1e-15), -1 + 1e-15)), 1.959964 * math.sqrt(inflation / (n - 3))
-    return math.tanh(z - step), math.tanh(z + step)
+    return min(math.tanh(z - step), r), max(math.tanh(z + step), r)  # at -1 and 1 tanh rounds past r
 
 
 def _permuted(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[float, float]:
