@@ -164,12 +164,20 @@ def _read_vectors(path: Path, file: Any) -> np.ndarray:
     vectors, done = np.empty((0, 0), np.float32), 0
     for batch in file.iter_batches(_ROW_GROUP, columns=["features"], use_threads=False):
         column = batch["features"]
-        if column.null_count:
-            row = done + int(column.is_null().to_numpy(zero_copy_only=False).argmax())
-            raise UserError(f"{path}, row {row}: it has no vector; leave it out of the table")
-        part = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+        lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         if not done:
-            vectors = np.empty((file.metadata.num_rows, part.shape[1]), np.float32)
-        vectors[done : done + len(part)] = part
-        done += len(part)
+            vectors = np.empty((file.metadata.num_rows, lengths[0]), np.float32)
+        wrong = np.flatnonzero((lengths != vectors.shape[1]) | (lengths == 0))
+        if len(wrong):
+            numbers = lengths[wrong[0]]
+            what = (
+                f"its vector has {numbers} numbers, that of row 0 {vectors.shape[1]}"
+                if numbers
+                else "it has no vector"
+            )
+            raise UserError(f"{path}, row {done + wrong[0]}: {what}; leave it out of the table")
+        vectors[done : done + len(column)] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+        done += len(column)
+    if done != len(vectors):
+        raise ValueError(f"{done} rows could be read of the {file.metadata.num_rows} that it states")
     return vectors

@@ -563,6 +563,30 @@ def test_a_table_without_a_row_or_a_vector_says_so(tmp_path):
     pq.write_table(pa.table({"id": ["a", "b", "c"], "features": column}).replace_schema_metadata(about), path)
     with pytest.raises(UserError, match=r"f\.parquet, row 1: it has no vector; leave it out"):
         read_features(path)
+    for lists, reason in (
+        ([[1, 2], [3, 4, 5, 6], [7, 8, 9]], "row 1: its vector has 4 numbers, that of row 0 2; leave"),
+        ([[], [], []], "row 0: it has no vector"),
+    ):
+        column = pa.array(lists, pa.list_(pa.float32()))
+        pq.write_table(pa.table({"id": ["a", "b", "c"], "features": column}).replace_schema_metadata(about), path)
+        with pytest.raises(UserError, match=reason):
+            read_features(path)
+
+
+def _compact(number):
+    """A number of two bytes as Thrift's compact protocol writes it in a page's header: doubled, seven bits a byte."""
+    return bytes([2 * number & 127 | 128, 2 * number >> 7 & 127 | 128, 2 * number >> 14])
+
+
+def test_a_page_with_fewer_rows_than_stated_is_told(tmp_path):
+    """Arrow reads what is there without a word; the rest of the array would be what was in memory before."""
+    path = tmp_path / "f.parquet"
+    write_features(path, Features([str(n) for n in range(300)], np.ones((300, 48), np.float32), {"model": "m"}))
+    whole, start = path.read_bytes(), pq.ParquetFile(path).metadata.row_group(0).column(1).data_page_offset
+    at = whole.index(_compact(300 * 48), start, start + 64)
+    path.write_bytes(whole[:at] + _compact(172 * 48) + whole[at + 3 :])
+    with pytest.raises(UserError, match=r"f\.parquet is not a features file \(172 rows could be read of the 300"):
+        read_features(path)
 
 
 @pytest.mark.parametrize("lengths", [None, "stored"])
