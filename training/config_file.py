@@ -14,7 +14,7 @@ from biovfm_hf.reading.documents import as_number, parse_yaml, read_yaml
 from . import objectives
 from .settings.augment import PRESETS, AugmentConfig, preset
 from .settings.config import DIMENSIONS, OWN_KEYS, TrainConfig, check_sizes
-from .settings.typed import build, plain
+from .settings.typed import build, check_section, plain
 
 _CONFIG_FOLDER = Path(__file__).parent / "configs"
 REQUIRED = "REQUIRED"
@@ -91,6 +91,7 @@ def config_from_tree(tree: Mapping[str, Any]) -> TrainConfig:
 
 def _augment_section(given: Mapping[str, Any], kind: type[TrainConfig]) -> AugmentConfig:
     """The augmentation: what is given, on top of the preset that it names or else of the objective's own defaults."""
+    check_section(given, "augment")
     base = kind().augment
     if "preset" in given:
         if given["preset"] not in PRESETS:
@@ -115,6 +116,7 @@ def _without_idle_sections(tree: dict[str, Any], kind: type[TrainConfig]) -> dic
 
 def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
     """The model section with the fields of `BioVFMConfig`, which YAML lists beside its own keys, under `fields`."""
+    check_section(model, "model")
     known = {name: model[name] for name in OWN_KEYS if name in model}
     others = {name: value for name, value in model.items() if name not in (*known, "fields")}
     given = {**model.get("fields", {}), **others}

@@ -73,8 +73,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "", base: T | No
     Raises:
         UserError: an unknown key (with the nearest known one) or a value of the wrong type.
     """
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where or 'the config'} must be a section of key: value lines, not {values!r}")
+    check_section(values, where or "the config")
     hints = typing.get_type_hints(cls)
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
@@ -146,6 +145,12 @@ def convert(value: Any, hint: Any, where: str, default: Any = None) -> Any:
     elif origin is None and (scalar := _scalar(value, hint)) is not None:
         return scalar
     raise UserError(f"config key {where} is {value!r}; it must be {_describe(hint)}")
+
+
+def check_section(values: Any, where: str) -> None:
+    """Refuse what is no mapping; `where` is its key."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} must be a section of key: value lines, not {values!r}")
 
 
 def plain(value: Any) -> Any:
