@@ -93,8 +93,8 @@ def load_unprefixed(source: str, trust_remote_code: str | None = None) -> Encode
     """
     if not Path(source).expanduser().is_dir() and (is_path(source) or "/" not in source):
         raise UserError(
-            f"model {source!r}: no such folder{nearest(source, SHORT_NAMES)}; give {name_forms()}, or a short name: "
-            f"{', '.join(SHORT_NAMES)}"
+            f"model {source!r}: no such folder; give {name_forms()}, or a short name: {', '.join(SHORT_NAMES)}"
+            f"{nearest(source, SHORT_NAMES)}"
         )
     return load_transformers(source, trust_remote_code)
 
