@@ -102,6 +102,7 @@ class MixturePlan:
             config=self.content["config"],
             data=self.content["data"],
             overrides={**self.content["overrides"], **drawn},
+            plan=self.path,
         )
 
 

@@ -19,7 +19,7 @@ from biovfm_hf.writing.files import write_text
 from ...commands import probe as probe_command
 from ...results.seeds import over_seeds
 from ..scaling.tables import write_rows
-from ..study.pretraining import pretrain, run_lines
+from ..study.pretraining import planned_lines, pretrain
 from ..study.probing import by_method, probe_options
 from .confirmation import compare_fresh, confirmation_lines, fresh_mixtures
 from .plan import Mixture, MixturePlan, read_mixture_plan
@@ -76,7 +76,7 @@ def plan_lines(options: MixtureRunOptions) -> list[str]:
     for mixture in plan.mixtures:
         lines.append(f"{mixture.name:<12} {' '.join(f'{share:.3f}' for share in mixture.shares)}"
                      f"{'  held out' if mixture.held_out else ''}")  # fmt: skip
-    return lines + [line for run in plan.runs(plan.mixtures) for line in run_lines(run, options.out, plan.launch)]
+    return lines + planned_lines(plan.runs(plan.mixtures), options.out, plan.launch)
 
 
 def run_mixtures(options: MixtureRunOptions) -> dict[str, Any]:

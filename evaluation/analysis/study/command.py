@@ -22,7 +22,7 @@ from ..scaling.screen import screen_lines
 from ..scaling.tables import MEAN, POINT_COLUMNS, SCORE_COLUMNS, read_points, read_properties, write_rows
 from .plan import StudyPlan, read_study_plan
 from .points import check_size, model_facts, points
-from .pretraining import named_models, pretrain, run_lines
+from .pretraining import named_models, planned_lines, pretrain
 from .probing import by_method, probe_options
 
 DESCRIPTION = """\
@@ -79,10 +79,10 @@ def study_lines(options: StudyOptions) -> list[str]:
     """The planned work: every run, and the options that all models are probed with.
 
     Raises:
-        UserError: the study file is wrong.
+        UserError: the study file is wrong, or a run's folder was made with other settings.
     """
     plan = read_study_plan(options.study)
-    runs = [line for run in plan.runs for line in run_lines(run, options.out, plan.launch)]
+    runs = planned_lines(plan.runs, options.out, plan.launch)
     return [*runs, f"# probe of all models: {json.dumps(plan.probe, default=str)}"]
 
 

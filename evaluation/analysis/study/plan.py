@@ -125,6 +125,7 @@ def _run(path: Path, family, size, subset, shared: dict[str, Any], named_subset:
         config=resolve_config(path, config),
         data=resolve(path, data),
         overrides={**shared, **recipe, **_mapping(path, f"sizes: {size_name}", change or {})},
+        plan=path,
         family=family_name,
         size=size_name,
         subset=subset_name if named_subset else "",

@@ -34,6 +34,7 @@ class PretrainingRun:
         config: YAML file or shipped name.
         data: dataset folder, Hub id or folder of images.
         overrides: config keys and values.
+        plan: the file that asks for the run, which messages name.
     """
 
     name: str
@@ -41,6 +42,7 @@ class PretrainingRun:
     config: str
     data: str
     overrides: dict[str, Any]
+    plan: Path
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -82,8 +84,17 @@ def named_models(out: Path, runs: Sequence[PretrainingRun]) -> tuple[str, ...]:
     return tuple(f"{run.name}={run_files(out, run).model}" for run in runs)
 
 
-def run_lines(run: PretrainingRun, out: Path, launch: Sequence[str]) -> list[str]:
-    """What a run would read and the command that would train it, for a dry run."""
+def planned_lines(runs: Sequence[PretrainingRun], out: Path, launch: Sequence[str]) -> list[str]:
+    """What each run would read and the command that would train it, for a dry run.
+
+    Raises:
+        UserError: `pretrain` would not begin with these runs.
+    """
+    _waiting_configs(runs, out)
+    return [line for run in runs for line in _run_lines(run, out, launch)]
+
+
+def _run_lines(run: PretrainingRun, out: Path, launch: Sequence[str]) -> list[str]:
     files = run_files(out, run)
     changed = f" with {json.dumps(run.changes, default=str)}" if run.changes else ""
     return [f"# {files.config}: {run.config}{changed}", shlex.join(_command(run, files, launch))]
@@ -115,19 +126,32 @@ def pretrain(
         UserError: a config is refused, which is found before any run begins; a run fails; or its folder was made with
             other settings.
     """
-    waiting = [run for run in runs if not _finished(run, run_files(out, run))]
-    for run in waiting:
-        write_text(run_files(out, run).config, overridden_config(run.config, run.changes))
+    waiting = _waiting_configs(runs, out)
+    for file, text in waiting.items():
+        write_text(file, text)
     for number, run in enumerate(runs, 1):
         place = f"[{number}/{len(runs)}] {run.name}"
-        if run not in waiting:
+        files = run_files(out, run)
+        if files.config not in waiting:
             print(f"{place}: trained already", flush=True)
             continue
-        files = run_files(out, run)
         command = _command(run, files, launch)
         print(f"{place}: {shlex.join(command)}", flush=True)
         _train(run, files, command)
         check(run)
+
+
+def _waiting_configs(runs: Sequence[PretrainingRun], out: Path) -> dict[Path, str]:
+    """The config file of each run that is not trained yet, with its text, which is checked here."""
+    waiting = [run for run in runs if not _finished(run, run_files(out, run))]
+    return {run_files(out, run).config: _config_text(run) for run in waiting}
+
+
+def _config_text(run: PretrainingRun) -> str:
+    try:
+        return overridden_config(run.config, run.changes)
+    except UserError as error:
+        raise UserError(f"{run.plan}: {run.name}: {error}") from error
 
 
 def _finished(run: PretrainingRun, files: RunFiles) -> bool:

@@ -38,6 +38,7 @@ def test_task_paths_are_relative_to_the_study_file_and_names_are_names(plan_file
         (STUDY.replace("subsets: {all: images}", "subsets: {}"), "subsets must be a mapping"),
         (STUDY.replace("subsets: {all: images}", "subsets: {all: 3}"), "must be a dataset folder"),
         (STUDY.replace("tasks: [pneumoniamnist, busi], ", ""), "names tasks"),
+        (STUDY.replace("{steps: 3,", "{stepz: 3,"), "DINO_narrow: unknown config key stepz; did you mean steps"),
         (STUDY + "launch: all\n", "list of arguments"),
         (STUDY + "axis: bogus\n", "unknown axis 'bogus'; choose one of: given, encoder"),
         (

@@ -1,6 +1,7 @@
 """Pretraining the models of a study: what a process is given, resuming, and failures."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ import biovfm_hf
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.documents import read_yaml
 from evaluation.analysis.study import pretraining
-from evaluation.analysis.study.pretraining import PretrainingRun, named_models, pretrain, run_files, run_lines
+from evaluation.analysis.study.pretraining import PretrainingRun, named_models, planned_lines, pretrain, run_files
 
 OVERRIDES = {"steps": 9, "model.hidden_size": 48, "optim.base-lr": "1e-3", "data.weight_by": "modality",
              "data.weights": {"X-Ray": 0.5}}  # fmt: skip
@@ -16,6 +17,7 @@ OVERRIDES = {"steps": 9, "model.hidden_size": 48, "optim.base-lr": "1e-3", "data
 
 def make_run(name="narrow", **changed):
     settings = {"objective": "", "config": "mae_smoke", "data": "images", "overrides": OVERRIDES}
+    settings["plan"] = Path("study.yaml")
     return PretrainingRun(name=name, **{**settings, **changed})
 
 
@@ -53,9 +55,10 @@ def test_the_objective_goes_into_a_config_that_names_none(tmp_path, fake_trainin
         ({"config": "dino_continue"}, "dino_continue continues from weights; add model.init_from=FOLDER"),
     ],
 )
-def test_a_wrong_config_is_reported_before_any_run_begins(tmp_path, fake_training, changed, message):
-    with pytest.raises(UserError, match=message):
-        pretrain([make_run(), make_run("wide", **changed)], [], tmp_path)
+@pytest.mark.parametrize("begin", [pretrain, planned_lines])
+def test_a_wrong_config_is_reported_before_any_run_begins(tmp_path, fake_training, begin, changed, message):
+    with pytest.raises(UserError, match=f"study.yaml: wide: .*{message}"):
+        begin([make_run(), make_run("wide", **changed)], launch=[], out=tmp_path)
     assert not fake_training
 
 
@@ -89,7 +92,7 @@ def test_a_failed_run_stops_the_study_with_its_name(tmp_path, monkeypatch):
 
 
 def test_a_dry_run_says_what_the_config_will_hold(tmp_path):
-    about, command = run_lines(make_run(objective="mae", overrides={"steps": 9}), tmp_path, [])
+    about, command = planned_lines([make_run(objective="mae", overrides={"steps": 9})], tmp_path, [])
     assert about == f'# {tmp_path}/runs/narrow.yaml: mae_smoke with {{"method": "mae", "steps": 9}}'
     assert command.endswith(f"pretrain {tmp_path}/runs/narrow.yaml --data images --out {tmp_path}/runs/narrow")
     assert named_models(tmp_path, [make_run()]) == (f"narrow={tmp_path}/runs/narrow/model",)
