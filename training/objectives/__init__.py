@@ -46,6 +46,11 @@ def config_of(name: str) -> type[TrainConfig]:
     return kind
 
 
+def complete_configs() -> dict[str, type[TrainConfig]]:
+    """The configuration class of each objective that has one; an unfinished objective must not stop the others."""
+    return {name: kind for name in names() if (kind := _find(name, "config", "CONFIG"))}
+
+
 def method_of(name: str) -> "Method[Any, Any]":
     """The `Method` of an objective, which the loop calls.
 
@@ -59,8 +64,13 @@ def method_of(name: str) -> "Method[Any, Any]":
 def _entry(name: str, module: str, constant: str) -> Any:
     if name not in _packages:
         raise UserError(f"there is no objective {name!r}{did_you_mean(name, names())}")
-    place = f"{_packages[name]}.{module}"
-    entry = getattr(import_module(place), constant, None) if find_spec(place) else None
+    entry = _find(name, module, constant)
     if entry is None:
-        raise UserError(f"the objective {name} is incomplete: {place.replace('.', '/')}.py with {constant} is missing")
+        file = f"{_packages[name]}.{module}".replace(".", "/")
+        raise UserError(f"the objective {name} is incomplete: {file}.py with {constant} is missing")
     return entry
+
+
+def _find(name: str, module: str, constant: str) -> Any:
+    place = f"{_packages[name]}.{module}"
+    return getattr(import_module(place), constant, None) if find_spec(place) else None

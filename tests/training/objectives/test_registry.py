@@ -33,6 +33,7 @@ from training.config_file import config_from_tree, load_config, shipped_configs
 from training.data.batches import Drawn
 from training.estimate import describe
 from training.objectives.method import Method
+from training.recipes import counted_objectives
 from training.schedule import StepValues
 from training.settings.augment import preset
 from training.settings.config import TrainConfig, biovfm_config
@@ -143,6 +144,9 @@ def test_an_incomplete_objective_is_named_and_stops_no_other(tmp_path: Path, mon
     objectives.register("unfinished")
     try:
         assert load_config("mae_smoke").method == "mae"
+        with pytest.raises(UserError, match="unknown config key stepz; did you mean steps"):
+            load_config("mae_smoke", {"stepz": 1})
+        assert "mae" in counted_objectives() and "unfinished" not in counted_objectives()
         with pytest.raises(UserError, match=r"objective unfinished is incomplete: unfinished/config\.py with CONFIG"):
             objectives.config_of("unfinished")
         with pytest.raises(UserError, match=r"unfinished/method\.py with METHOD is missing"):
