@@ -19,8 +19,8 @@ from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option
 
 from . import objectives
-from .checks import check_run
 from .config_file import find_config, load_config, parse_overrides, shipped_configs
+from .run.checks import check_run
 from .settings.config import TrainConfig
 from .settings.typed import flat, plain
 

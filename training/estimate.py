@@ -12,9 +12,9 @@ from torch import nn
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import PEAK_FLOPS
 
-from .checks import images_per_pass
 from .objectives.initial import with_architecture
 from .objectives.method import Method
+from .run.checks import images_per_pass
 from .schedule import scaled_learning_rate
 from .settings.augment import check_augment
 from .settings.config import TrainConfig, biovfm_config

@@ -19,7 +19,6 @@ from biovfm_hf.modeling_biovfm import BioVFMLayer, BioVFMPreTrainedModel
 from biovfm_hf.size_names import size_words
 from biovfm_hf.writing.files import remove_leftovers
 
-from .checks import check_apart, check_batch
 from .config_file import with_steps
 from .data.batches import Order, Share, sample_order
 from .data.images import Images, open_images
@@ -28,6 +27,7 @@ from .objectives.initial import with_architecture
 from .objectives.method import Method
 from .optimizer import adamw
 from .run.checkpoint import load_newest, newest_name
+from .run.checks import check_apart, check_batch
 from .run.device import (
     check_devices,
     check_trackers,

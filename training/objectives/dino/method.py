@@ -13,8 +13,8 @@ from biovfm_hf import BioVFMConfig, BioVFMModel
 from biovfm_hf.conversion.weights import read_tensors
 from biovfm_hf.flops import Architecture, PrototypeHeads, step_flops
 
-from ...checks import images_per_pass
 from ...data.batches import Drawn
+from ...run.checks import images_per_pass
 from ...schedule import StepValues
 from ...settings.augment import CropSizes
 from ...settings.config import biovfm_config

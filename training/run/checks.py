@@ -7,8 +7,8 @@ from biovfm_hf.conversion.place import check_place
 from biovfm_hf.errors import UserError
 from biovfm_hf.writing.files import check_writable
 
-from .data.files import check_data
-from .settings.config import TrainConfig
+from ..data.files import check_data
+from ..settings.config import TrainConfig
 
 
 def check_run(config: TrainConfig, out: Path) -> None:
