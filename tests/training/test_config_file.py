@@ -249,7 +249,7 @@ def test_a_run_of_an_earlier_version_loads_though_it_wrote_every_objectives_sect
         load_config(path)
 
 
-@pytest.mark.parametrize("name", ["augment", "model", "optim", "mae"])
+@pytest.mark.parametrize("name", ["augment", "model", "optim", "batch"])
 def test_a_word_in_the_place_of_a_section_is_named(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} must be a section of key: value lines, not 'mae'"):
         config_from_tree({"method": "mae", name: "mae"})
