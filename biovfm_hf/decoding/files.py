@@ -28,7 +28,7 @@ class Format(NamedTuple):
     Attributes:
         recognises: whether a file that begins with `start` and is called `name` belongs to it.
         read: its decoder, which returns a `Volume` or `Pages` of `Pixels`; `as_pixels` of `biovfm_hf/pictures.py`
-            makes these from an array, and `one` gives the `Pages` of a single picture.
+            makes these from an array, and `one_picture` gives the `Pages` of one.
         holds: what a file holds as a rule: a `picture`, which pretraining and the leakage guard take as it is; a
             `volume`, of which `biovfm probe`, `embed` and `search` take slices; or `any`, so that its content decides.
         suffixes: how its files' names end; `.gz` may follow each.

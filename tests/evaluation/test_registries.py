@@ -179,7 +179,8 @@ def test_help_and_messages_say_what_names_every_family_takes():
     text = {item.name: item.metadata["help"] for item in fields(command.options_class())}["model"]
     page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     for family in FAMILIES.values():
-        assert family.rest and f", {family.form}" in f", {text}".replace("; ", ", ") and f"`{family.prefix}" in page
+        assert family.rest and f", {family.form}" in f", {text}".replace("; ", ", ")
+        assert f"`{family.prefix}" in page, f"docs/evaluation.md needs a sentence on `{family.prefix}`"
     with pytest.raises(UserError, match="no such folder") as error:
         load_encoder("dinov2x-b")
     assert name_forms() in str(error.value) and str(error.value).endswith("; did you mean dinov2-b?")

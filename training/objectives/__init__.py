@@ -47,8 +47,9 @@ def config_of(name: str) -> type[TrainConfig]:
 
 
 def complete_configs() -> dict[str, type[TrainConfig]]:
-    """The configuration class of each objective that has one; an unfinished objective must not stop the others."""
-    return {name: kind for name in names() if (kind := _find(name, "config", "CONFIG"))}
+    """The configuration class of each objective whose files are there; an unfinished one must not stop the others."""
+    whole = [name for name in names() if find_spec(f"{_packages[name]}.method")]
+    return {name: kind for name in whole if (kind := _find(name, "config", "CONFIG"))}
 
 
 def method_of(name: str) -> "Method[Any, Any]":

@@ -318,7 +318,7 @@ def test_an_executor_is_added_by_one_entry(small_raw, tmp_path, monkeypatch):
     build(raw, tmp_path / "two", sources, size=32, workers=0)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     assert spread
-    with pytest.raises(UserError, match=r"not one of local, .*backwards, later \(where the shards run\)$"):
+    with pytest.raises(UserError, match=r"not one of .*\blocal, .*backwards, later \(where the shards run\)$"):
         build(raw, tmp_path / "three", sources, engine="nowhere")
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import invalidate_caches
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,10 @@ def test_an_incomplete_objective_is_named_and_stops_no_other(tmp_path: Path, mon
             objectives.config_of("unfinished")
         with pytest.raises(UserError, match=r"unfinished/method\.py with METHOD is missing"):
             objectives.method_of("unfinished")
+        (package / "method.py").unlink()
+        (package / "config.py").write_text("from training.objectives.mae.config import CONFIG\n")
+        invalidate_caches()
+        assert "unfinished" not in counted_objectives()  # it has no method yet, so nothing counts its compute
     finally:
         objectives.unregister("unfinished")
 
