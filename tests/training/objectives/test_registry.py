@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import invalidate_caches
@@ -153,6 +154,7 @@ def test_an_incomplete_objective_is_named_and_stops_no_other(tmp_path: Path, mon
         with pytest.raises(UserError, match=r"unfinished/method\.py with METHOD is missing"):
             objectives.method_of("unfinished")
         (package / "method.py").unlink()
+        monkeypatch.delitem(sys.modules, "unfinished.method")  # as in a process that begins now
         (package / "config.py").write_text("from training.objectives.mae.config import CONFIG\n")
         invalidate_caches()
         assert "unfinished" not in counted_objectives()  # it has no method yet, so nothing counts its compute
