@@ -71,7 +71,9 @@ def test_a_kill_between_the_renames_of_a_folder_loses_neither_old_nor_new(tmp_pa
     os.waitpid(pid, 0)
     with atomic_path(target) as folder:
         folder.mkdir()
-    assert list(tmp_path.iterdir()) == [target] and not list(target.iterdir())
+    assert not list(tmp_path.glob("*.old-*/*")) and not list(target.iterdir())
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def replace_and_die(target: Path) -> None:
