@@ -19,7 +19,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     A file is synced to disk first. A folder replaces an existing folder of the same name. On an exception
     (Ctrl-C included) the temporary is removed and `target` stays as it was. A SIGKILL may leave a `.NAME.tmp-PID`, or
     between the two renames of a replaced folder a `.NAME.old-PID`; no reader takes these for the target. The next
-    folder of this name removes it. If that write fails, or by `remove_leftovers`, the folder gets its name back.
+    write of this folder removes what was replaced. A write that fails, and `remove_leftovers`, give it its name back.
     """
     target = Path(target).absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def _replaced(target: Path) -> list[Path]:
-    """Folders that were to be replaced in this one's name, by this process or by one that was killed then."""
+    """Earlier folders of this name, put aside by this process or by one that was killed before it removed them."""
     return list(target.parent.glob(f".{escape(target.name)}.old-*"))
 
 
