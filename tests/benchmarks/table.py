@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from evaluation.probes.knn import nearest, unit_centre, unit_offsets
+from evaluation.probes.neighbours import nearest, unit_centre, unit_offsets
 from tests.benchmarks import test_bootstrap_speed as resampling
 from tests.benchmarks import test_build_speed as building
 from tests.benchmarks import test_dino_step as steps

@@ -1,7 +1,5 @@
 """The probes against independent implementations, and their choices."""
 
-from unittest.mock import patch
-
 import numpy as np
 import pytest
 import torch
@@ -10,11 +8,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from biovfm_hf.errors import UserError
-from evaluation.probes import knn
 from evaluation.probes.heads.authors import Head, probe_biovfm
 from evaluation.probes.heads.logistic import Objective, fit_preconditioner, fit_standardiser, minimise, probe_fast
 from evaluation.probes.judging import feature_warnings
-from evaluation.probes.knn import nearest, probe_knn, unit_centre, unit_offsets
+from evaluation.probes.knn import probe_knn
 from evaluation.probes.masks.decoders import unet_decoder
 from evaluation.probes.masks.problem import mask_shares
 from evaluation.probes.probe import Problem, one_hot
@@ -152,30 +149,6 @@ def test_features_that_hardly_vary_are_separated(probe, kind):
     assert found > 0.8 and found > best - 0.07
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**31), st.sampled_from([1.0, 1e-3, 1e-5]), st.booleans(), st.sampled_from([30, 171, 400]))
-def test_neighbours_are_those_of_exact_cosines(seed, spread, skip_self, count):
-    rng = np.random.default_rng(seed)
-    middle = rng.normal(size=8)
-    features = (middle + spread * rng.normal(size=(count, 8))).astype(np.float32)
-    queries = features if skip_self else (middle + spread * rng.normal(size=(7, 8))).astype(np.float32)
-    centre = unit_centre(features)
-    support = unit_offsets(features, centre)
-    with patch.object(knn, "TILE", 192):
-        blocks = list(nearest(unit_offsets(queries, centre), support, 5, skip_self))
-    similarity, rows = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-    wide = [part.astype(np.float64) / np.linalg.norm(part.astype(np.float64), axis=1, keepdims=True)
-            for part in (queries, features)]  # fmt: skip
-    cosine = wide[0] @ wide[1].T
-    if skip_self:
-        np.fill_diagonal(cosine, -np.inf)
-    best = -np.sort(-cosine, axis=1)[:, :5]
-    tolerance = 1e-5 * spread**2
-    np.testing.assert_allclose(np.take_along_axis(cosine, rows.numpy(), 1), best, atol=tolerance)
-    gaps = similarity.numpy() - similarity.numpy()[:, :1]
-    np.testing.assert_allclose(gaps, best - best[:, :1], atol=tolerance)
-
-
 @pytest.mark.parametrize(("spread", "warned"), [(0, 1), (1e-4, 1), (0.01, 0), (1, 0)])
 def test_features_that_hardly_differ_are_warned_of(spread, warned):
     features = 1 + spread * np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
@@ -250,16 +223,6 @@ def test_knn_needs_a_training_case_beside_each():
     features, labels = blobs(MULTI, counts=(1, 3, 3))
     with pytest.raises(UserError, match="training cases are 1; kNN needs 2 or more"):
         probe_knn(Problem(MULTI, 3, features, labels))
-
-
-def test_zeros_have_cosine_zero():
-    support = np.array([[3, 0], [1, 1], [0, 0], [-1, 2]], np.float32)
-    centre = unit_centre(support)
-    (block,) = nearest(unit_offsets(np.float32([[2, 0], [0, 0]]), centre), unit_offsets(support, centre), 4)
-    similarity, rows = (part.numpy() for part in block)
-    assert rows[0].tolist() == [0, 1, 2, 3]
-    np.testing.assert_allclose(similarity[0] - similarity[0, 0], [0, 0.5**0.5 - 1, -1, -(0.2**0.5) - 1], atol=1e-6)
-    assert np.ptp(similarity[1]) < 1e-6
 
 
 def test_mask_shares_sum_to_one_and_count_pixels():
