@@ -38,9 +38,15 @@ def embedding_precision(device: str) -> str:
     """`bf16` also on a CPU that has instructions for it (AMX, AVX512-BF16), for features that are kept as vectors."""
     import torch
 
-    cpu = torch.device(device).type == "cpu"
-    fast = cpu and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    fast = torch.device(device).type == "cpu" and has_bfloat16()
     return "bf16" if fast else default_precision(device)
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16 (AMX, AVX512-BF16)."""
+    import torch
+
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def check_device(device: str) -> None:

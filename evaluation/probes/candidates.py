@@ -1,0 +1,92 @@
+"""Finds candidates for the nearest neighbours by products in bfloat16, and tells whether they include the nearest."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .products import BLOCK, TILE, best_first, largest_products
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROUNDED = 64  # vectors that are rounded at a time
+ROUNDING = 2**-8  # relative error of a number in bfloat16, at most
+
+
+class Candidates:
+    """Candidates for the nearest of a support, by products in bfloat16.
+
+    Attributes:
+        offsets: the support's offsets (N, D + 1) float32.
+        number: candidates of a query.
+        rounded: the offsets (N, D + 2) bfloat16. The last two columns add up to the half squares minus `middle`.
+        length: the greatest length of an offset.
+        error: the greatest length of an offset's rounding error.
+        half: the greatest half square minus `middle`.
+        half_error: its greatest rounding error.
+    """
+
+    def __init__(self, support: np.ndarray, number: int) -> None:
+        import torch
+
+        self.offsets = support
+        self.number = number
+        self.middle = float(support[:, -1].mean())
+        half = torch.from_numpy(support[:, -1]) - self.middle
+        coarse = half.bfloat16()
+        fine = (half - coarse).bfloat16()
+        self.rounded, lengths, errors = _rounded(torch.from_numpy(support), torch.stack([coarse, fine], 1))
+        self.length, self.error = float(lengths.max()), float(errors.max())
+        self.half, self.half_error = float(half.abs().max()), float((half - coarse - fine).abs().max())
+        self.board = torch.empty(BLOCK, TILE, dtype=torch.bfloat16)
+
+    def nearest(self, queries: "Tensor", count: int, own: "Tensor") -> tuple["Tensor", "Tensor", "Tensor"]:
+        """Similarities (B, count), rows (B, count), and whether they are sure to be the nearest (B,)."""
+        import torch
+
+        rounded, lengths, errors = _rounded(queries, queries.new_full((len(queries), 2), -1))
+        found = largest_products(rounded, self.rounded, self.number, own, self.board)
+        products, rows = best_first(*found, self.number)
+        upper = products.float() - self.middle
+        upper += ROUNDING * products.float().abs() + self._bound(lengths, errors)[:, None]
+        each = zip(queries.numpy(), rows.numpy(), upper.numpy(), strict=True)
+        exact = np.stack([self._exact(query, some, most, count) for query, some, most in each])
+        similarity, rows = best_first(torch.from_numpy(exact), rows, count)
+        return similarity, rows, similarity[:, -1] >= upper[:, -1]
+
+    def _exact(self, query: np.ndarray, rows: np.ndarray, upper: np.ndarray, count: int) -> np.ndarray:
+        """Similarities (C,) of a query with candidates, -inf for those that cannot be among the `count` nearest.
+
+        `upper` (C,), descending, is the most that a similarity can be.
+        """
+        exact = np.full(len(rows), -np.inf, np.float32)
+        exact[:count] = self.offsets[rows[:count]] @ query
+        end = np.searchsorted(-upper, -exact[:count].min(), "right")
+        exact[count:end] = self.offsets[rows[count:end]] @ query
+        return exact
+
+    def _bound(self, lengths: "Tensor", errors: "Tensor") -> "Tensor":
+        """The most (B,) by which products of queries with these lengths and errors (B,) differ from the exact ones.
+
+        By Cauchy and Schwarz, |ab - a'b'| <= |a - a'| |b| + |a'| |b - b'|, with a' and b' the rounded a and b. Sums in
+        float32 of n products x err by at most n 2^-24 sum |x|; twice that is allowed.
+        """
+        rounded = lengths + errors
+        sums = self.rounded.shape[1] * 2.0**-23 * (rounded * (self.length + self.error) + self.half)
+        return errors * self.length + rounded * self.error + self.half_error + sums
+
+
+def _rounded(offsets: "Tensor", last: "Tensor") -> tuple["Tensor", "Tensor", "Tensor"]:
+    """Offsets (N, D + 1) in bfloat16, `last` (N, 2) as last columns; the lengths (N,) of offsets and of errors."""
+    import torch
+
+    rounded = torch.empty(len(offsets), offsets.shape[1] + 1, dtype=torch.bfloat16)
+    rounded[:, -2:] = last
+    lengths, errors = torch.empty(2, len(offsets))
+    for start in range(0, len(offsets), ROUNDED):
+        rows = slice(start, start + ROUNDED)
+        exact = offsets[rows, :-1]
+        rounded[rows, :-2] = exact
+        lengths[rows] = exact.norm(dim=1)
+        errors[rows] = (exact - rounded[rows, :-2]).norm(dim=1)
+    return rounded, lengths, errors
