@@ -7,10 +7,14 @@ noise.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the rooms, which no installation puts there
 
 from dataset_builder.screening.hashing import THUMBNAIL
 from dataset_builder.screening.look_alikes import look_alikes

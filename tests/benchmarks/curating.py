@@ -4,6 +4,7 @@ The rows lie around 1,000 centres of unequal frequency, on 32 directions of the 
 DIR needs 8 bytes for each number.
 """
 
+import argparse
 import json
 import resource
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the rooms, which no installation puts there
 
 from evaluation.analysis.curation import hierarchy, parts
 from evaluation.analysis.curation.command import CurateOptions, curate
@@ -59,7 +62,12 @@ def told(name: str):
 
 def main() -> None:
     """Write the pool, curate a tenth of it, and print what it took."""
-    folder, count, width = Path(sys.argv[1]), int(sys.argv[2]), int((*sys.argv[3:], 1024)[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the features, and what is curated from them")
+    parser.add_argument("rows", type=int, metavar="ROWS", help="feature vectors")
+    parser.add_argument("width", type=int, metavar="WIDTH", nargs="?", default=1024, help="numbers of each")
+    words = parser.parse_args()
+    folder, count, width = words.folder, words.rows, words.width
     folder.mkdir(parents=True, exist_ok=True)
     pool = folder / f"pool-{count}-{width}.parquet"
     if not pool.is_file():

@@ -11,6 +11,7 @@ thumbnails are not counted: the kernel takes them back when memory is short.
 import argparse
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -24,6 +25,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the rooms, which no installation puts there
 
 from dataset_builder.dataset import check
 from dataset_builder.dataset.finish import finish_shard, write_summary

@@ -22,6 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the rooms, which no installation puts there
+
 from evaluation.probes.neighbours import nearest, unit_centre, unit_offsets
 from tests.benchmarks import test_bootstrap_speed as resampling
 from tests.benchmarks import test_build_speed as building
@@ -30,7 +33,6 @@ from tests.benchmarks import test_embed_speed as embedding
 from tests.benchmarks import test_input_pipeline as crops
 from training.settings.augment import AugmentConfig
 
-ROOT = Path(__file__).resolve().parents[2]
 CPU = Path("/proc/cpuinfo")
 Pair = tuple[float, float]  # CPU seconds of this package and of the other
 

@@ -1,6 +1,7 @@
 """The table of peers: every row has its cells, whether the peer is installed, is missing, or fails."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.benchmarks import table
+from tests.preloaded import python
 
 
 def cells(line: str) -> list[str]:
@@ -74,3 +76,20 @@ if __name__ == "__main__":
 def test_cpu_time_of_a_command_is_that_of_its_forkserver_s_workers_too(tmp_path: Path) -> None:
     (tmp_path / "burn.py").write_text(BURN)
     assert table.building.cpu_seconds([sys.executable, str(tmp_path / "burn.py")]) >= 0.4
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        ("table.py", ["no-such-row"], "no row no-such-row"),
+        ("crowds.py", ["--help"], "--pictures"),
+        ("finishing.py", ["--help"], "--pictures"),
+        ("curating.py", ["--help"], "ROWS"),
+    ],
+)
+def test_benchmarks_run_as_scripts(script: str, words: list[str], said: str, tmp_path: Path) -> None:
+    """Their rooms are not on the path of a script, and only an editable installation puts `biovfm_hf` there."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [python(), str(table.ROOT / "tests/benchmarks" / script), *words]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert said in done.stdout + done.stderr
