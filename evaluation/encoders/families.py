@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.hub.network import is_path
@@ -25,7 +26,8 @@ class Family:
 
     `rest` is what follows the prefix, as help texts and messages say it: words in capitals stand for yours.
     `load` gives an `Encoder` with its preprocessing, its `read` and what that must know (`reading`), on the CPU.
-    `downloads` states whether models that are not on disk come from the network, `recognises` which names without the
+    `needs` states what must be there: `weights`, which are downloaded if they are not on disk, a `file` on disk, or
+    `nothing`. `hub_owner` owns the repositories whose names have no owner. `recognises` states which names without the
     prefix are the family's too, and `runs_code` whether `load` also takes the revision of a model's own code.
     `licences` states which licences (`biovfm_hf.cards.provenance.WEIGHT_LICENCES`) bind what is made from the weights
     that the family knows by this name.
@@ -35,7 +37,8 @@ class Family:
     prefix: str
     rest: str
     load: Callable[..., Encoder]
-    downloads: bool = True
+    needs: Literal["weights", "file", "nothing"] = "weights"
+    hub_owner: str = ""
     recognises: Callable[[str], bool] = lambda source: False
     runs_code: bool = False
     licences: Callable[[str], tuple[str, ...]] = lambda source: ()
@@ -105,7 +108,7 @@ def _licences_of(entry: TorchFile, source: str) -> tuple[str, ...]:
 
 for _family in (
     Family("transformers", "", "a model folder, a Hub repository", load_unprefixed, runs_code=True),
-    Family("timm", "timm:", "NAME|FOLDER", load_timm, licences=timm_licences),
+    Family("timm", "timm:", "NAME|FOLDER", load_timm, hub_owner="timm", licences=timm_licences),
     Family("open_clip", "open_clip:", "hf-hub:REPO", load_open_clip),
     Family("open_clip of the Hub", "hf-hub:", "REPO", load_open_clip),
     Family("torchxrayvision", XRV, "NAME", load_xrv),
@@ -114,9 +117,7 @@ for _family in (
         for name, entry in TORCH_FILES.items()
     ),
     Family("OFA", OFA, "FOLDER|REPO|FILE", load_ofa, recognises=is_ofa),
-    Family("trained from scratch", SCRATCH, "unet|transunet (segmentation)", load_untrained, downloads=False),
-    Family(
-        "TransUNet with pretrained weights", TRANSUNET, "FILE.npz (segmentation)", load_pretrained, downloads=False
-    ),
+    Family("trained from scratch", SCRATCH, "unet|transunet (segmentation)", load_untrained, needs="nothing"),
+    Family("TransUNet with pretrained weights", TRANSUNET, "FILE.npz (segmentation)", load_pretrained, needs="file"),
 ):
     register_family(_family)

@@ -15,7 +15,7 @@ from .device import check_device, default_precision
 from .encoder import Encoder, to_square
 from .families import find_family, place_of
 from .lineup import LINEUP, ShortName
-from .segmentation_networks import SCRATCH, TRANSUNET
+from .segmentation_networks import TRANSUNET
 from .tokens import compile_blocks
 
 LABEL = re.compile(r"^([\w.+-]+)=(.+)$")
@@ -80,7 +80,7 @@ def check_place(name: str) -> None:
         return
     place, family = place_of(source), find_family(source)
     path = Path(place).expanduser()
-    if is_path(place) and not path.exists():
+    if (is_path(place) or family.needs == "file") and not path.exists():
         raise UserError(f"model {source!r} cannot be loaded: no such file or folder; check the path")
     if family.runs_code and path.is_file():
         raise UserError(f"model {source!r} cannot be loaded: it is a file; give its folder, or a family's prefix")
@@ -90,7 +90,7 @@ def check_place(name: str) -> None:
 
 def _load_source(source: str, trust_remote_code: str | None) -> Encoder:
     family = find_family(source)
-    if family.downloads and not Path(source.removeprefix(family.prefix).partition("?")[0]).expanduser().is_dir():
+    if family.needs == "weights" and not Path(place_of(source)).expanduser().is_dir():
         heed_missing_network()
     return family.load(source, trust_remote_code) if family.runs_code else family.load(source)
 
@@ -113,13 +113,13 @@ def _load_known(known: ShortName, trust_remote_code: str | None) -> Encoder:
 
 
 def on_disk(source: str) -> bool:
-    """Whether a model's weights are on this machine: a folder or file, or a repository in the Hub's cache."""
+    """Whether what a model needs is on this machine: a folder or file, or a repository in the Hub's cache."""
     from huggingface_hub import constants
 
-    rest = place_of(source)
-    if Path(rest).expanduser().exists() or source.startswith(SCRATCH):
+    place, family = place_of(source), find_family(source)
+    if family.needs == "nothing" or Path(place).expanduser().exists():
         return True
-    repository = f"timm/{rest}" if source.startswith("timm:") and "/" not in rest else rest
+    repository = f"{family.hub_owner}/{place}" if family.hub_owner and "/" not in place else place
     return any(Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}", "snapshots").glob("*/*"))
 
 

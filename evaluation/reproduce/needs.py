@@ -11,9 +11,9 @@ from biovfm_hf.results.published import cells as printed_cells
 from biovfm_hf.results.published import rows as published_rows
 
 from ..analysis.scaling.model_size import size_names
+from ..encoders.families import find_family
 from ..encoders.lineup import LINEUP
 from ..encoders.load import on_disk
-from ..encoders.segmentation_networks import SCRATCH
 from ..tasks import Task, read_records
 from .bench import BASELINES, Bench, probes_of
 from .recipe import Cell, Recipe
@@ -82,11 +82,11 @@ def model_need(name: str, recipe: Recipe, bench: Bench) -> Need:
         source = bench.model(name, recipe).partition("=")[2] or name
     except UserError as error:
         return Need(name, "missing", str(error))
-    if source.startswith(SCRATCH):
-        return Need(name, "there", "trained from scratch")
     entry = LINEUP.get(source)
     if entry is None:
-        return Need(name, "there" if on_disk(source) else "missing", source)
+        family = find_family(source)
+        about = family.name if family.needs == "nothing" else source
+        return Need(name, "there" if on_disk(source) else "missing", about)
     size = f"{entry.parameters:,g} million parameters, about {4 * entry.parameters / 1000:.1f} GB in float32"
     access = f"; {entry.access}" if entry.access else ""
     state: Literal["there", "download"] = "there" if on_disk(entry.source) else "download"

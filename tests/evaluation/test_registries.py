@@ -187,7 +187,7 @@ def test_help_and_messages_say_what_names_every_family_takes():
 
 
 def test_the_form_of_a_new_familys_names_is_in_the_message(registries):
-    register_family(Family("sample family", "sample:", "CELLS", load_pixels, downloads=False))
+    register_family(Family("sample family", "sample:", "CELLS", load_pixels, needs="nothing"))
     with pytest.raises(UserError, match="sample:CELLS"):
         load_encoder("./nowhere")
 
@@ -239,7 +239,7 @@ def new_kinds(registries, tmp_path):
             hub="their_error",
         )
     )
-    register_family(Family("sample family", "sample:", "CELLS", load_pixels, downloads=False))
+    register_family(Family("sample family", "sample:", "CELLS", load_pixels, needs="nothing"))
 
     @layout("sample-layout")
     def read_halves(record, root):

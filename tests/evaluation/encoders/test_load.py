@@ -9,7 +9,7 @@ import transformers
 
 from biovfm_hf.errors import UserError
 from evaluation.encoders.lineup import SHORT_NAMES
-from evaluation.encoders.load import load_encoder, split_label
+from evaluation.encoders.load import check_place, load_encoder, on_disk, split_label
 from evaluation.encoders.tokens import run
 
 SIZES = dict(
@@ -289,6 +289,21 @@ def test_what_cannot_be_loaded_is_named(tmp_path, tiny_model):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="cannot be loaded"):
         load_encoder(str(tmp_path / "empty"))
+
+
+def test_a_family_states_what_must_be_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    weights = tmp_path / "R50.npz"
+    names = [f"transunet:{weights}", "timm:vit_tiny", "facebook/dinov2-base", "scratch:unet"]
+    assert [on_disk(name) for name in names] == [False, False, False, True]
+    with pytest.raises(UserError, match=r"transunet:R50\.npz' cannot be loaded: no such file"):
+        check_place("transunet:R50.npz")
+    weights.touch()
+    check_place(f"transunet:{weights}")
+    for repository in ("timm--vit_tiny", "facebook--dinov2-base"):
+        (tmp_path / "hub" / f"models--{repository}" / "snapshots" / "commit").mkdir(parents=True)
+        (tmp_path / "hub" / f"models--{repository}" / "snapshots" / "commit" / "config.json").touch()
+    assert all(on_disk(name) for name in names)
 
 
 def test_a_misspelt_prefix_is_named():

@@ -102,6 +102,14 @@ def test_needs_are_listed_before_anything_runs(miniatures, capsys):
     assert "missing   BioVFM" in (screen := capsys.readouterr().out) and "on one H100" in screen
 
 
+def test_what_is_trained_from_scratch_needs_nothing_and_a_file_must_be_there(miniatures, capsys, tmp_path):
+    weights = f"transunet:{tmp_path / 'R50.npz'}"
+    reproduce(miniatures.options("radiology-table6", out=None, dry_run=True, model=[f"transunet={weights}"]))
+    screen = capsys.readouterr().out
+    assert "there     unet" in screen and "trained from scratch" in screen
+    assert "missing   transunet" in screen and weights in screen
+
+
 def test_missing_parts_are_listed_with_the_reason(miniatures, monkeypatch, tmp_path):
     monkeypatch.setattr("evaluation.reproduce.scores.enough_resamples", lambda tests, resamples: resamples)
     models = [f"sam-l={miniatures.models['sam-l']}", f"dinov2-l-1024={tmp_path}/nowhere"]
