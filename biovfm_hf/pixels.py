@@ -118,7 +118,10 @@ def _in_one_line(name: str) -> Iterator[None]:
 def read_volume(
     source: str | Path | BinaryIO, *, name: str | None = None, max_bytes: int = MAX_VOLUME_BYTES
 ) -> Volume:
-    """Read a volume (NIfTI, Analyze, MGH, NRRD, MetaImage, DICOM of several slices, .npy), keeping its stored dtype.
+    """Read a volume, keeping its stored dtype.
+
+    It may have any format in `FORMATS` of `biovfm_hf/decoding/files.py` that can hold a volume, such as NIfTI, or
+    DICOM with several slices.
 
     Args:
         source: a path, or an open binary file at its start.

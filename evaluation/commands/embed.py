@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from biovfm_hf.decoding.files import VOLUME_SUFFIXES
 from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, check_options, option, parse_options, required
 from biovfm_hf.volumes import AXES
@@ -39,17 +40,19 @@ WHY, ON_REQUEST = "withheld", "on request"
 EACH_SLICE = "slices"
 SHOWN = 20  # left-out files that are shown on the screen
 FEATURES = ("both", "class", "mean", "pooled", "last4", "card")
-EXAMPLES = """\
+EXAMPLES = f"""\
 examples:
   biovfm embed --model runs/tiny/model --images scans/ --out features.parquet
   biovfm embed --model dinov2-b --images my_dataset/ --config ultrasound --split train --out features.parquet
 
 OUT has one row per image: `id`, `features` (float32) and `length`, the Euclidean length of the features. The id is the
-path below the folder or of the dataset row; PATH:frame:N is one of several frames. A volume (NIfTI, MHA, NRRD; with
---series a folder of DICOM files) is one row, pooled over its slices. The file's metadata say under `biovfm` how the
-features were made. Unreadable files are left out; the metadata and OUT.left_out.csv list them with the reason. If a
-path repeats a word of its file's DICOM header, such as a name, or with `--paths withhold`, ids are keyed hashes.
-OUT.paths.csv, which is for you only, maps them to paths. A killed run continues when it is started again."""
+path below the folder or of the dataset row; PATH:frame:N is one of several frames. A volume is one row, pooled over
+its slices: with --series a folder of DICOM files, or a file that ends in
+{", ".join(VOLUME_SUFFIXES)}, where .gz may follow.
+The file's metadata say under `biovfm` how the features were made. Unreadable files are left out; the metadata and
+OUT.left_out.csv list them with the reason. If a path repeats a word of its file's DICOM header, such as a name, or
+with `--paths withhold`, ids are keyed hashes. OUT.paths.csv, which is for you only, maps them to paths. A killed run
+continues when it is started again."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
 from biovfm_hf.cli import main as biovfm
+from biovfm_hf.decoding.files import VOLUME_SUFFIXES
 from biovfm_hf.errors import UserError
 from evaluation.commands import nearest
 from evaluation.commands.embed import EmbedOptions, embed, main
@@ -367,6 +368,12 @@ def test_an_error_in_writing_is_one_line(features, tmp_path, tiny_model, class_f
         errors = [line for line in capsys.readouterr().err.splitlines() if "img/s" not in line and line.strip()]
         assert len(errors) == 1 and errors[0].startswith("error: ") and name in errors[0]
     assert not [path for path in tmp_path.rglob("*.tmp-*")]
+
+
+def test_the_help_names_every_suffix_of_a_volume(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert ", ".join(VOLUME_SUFFIXES) in capsys.readouterr().out
 
 
 def test_misuse_is_reported(tmp_path, tiny_model):
