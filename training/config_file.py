@@ -106,7 +106,7 @@ def _without_idle_sections(tree: dict[str, Any], kind: type[TrainConfig]) -> dic
     own = {item.name for item in fields(kind)}
     if own.issuperset(tree):
         return tree
-    for other in objectives.complete_configs().values():
+    for other in objectives.usable(objectives.config_of).values():
         for name, default in plain(other()).items():
             given = tree.get(name)
             if name not in own and isinstance(given, Mapping) and _merge(default, given) == default:

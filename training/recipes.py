@@ -13,7 +13,8 @@ _OF_OTHER_SIZES = "vit-large"  # its recipe is taken for sizes that have no conf
 
 def counted_objectives() -> list[str]:
     """The objectives for which the size alone determines the operations of a step."""
-    return [name for name, kind in objectives.complete_configs().items() if kind.counted_by_size]
+    counted = [name for name, kind in objectives.usable(objectives.config_of).items() if kind.counted_by_size]
+    return list(objectives.usable(objectives.method_of, counted))
 
 
 def objective_title(objective: str) -> str:

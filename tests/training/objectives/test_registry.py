@@ -21,6 +21,7 @@ from biovfm_hf.cards.objective import read_objective
 from biovfm_hf.errors import UserError
 from evaluation.analysis.scaling.model_size import axis_values
 from evaluation.analysis.scaling.tables import Point
+from evaluation.analysis.scaling_command import main
 from model_cards.card.facts import gather
 from model_cards.card.options import CardOptions
 from model_cards.card.render import render_card
@@ -160,6 +161,45 @@ def test_an_incomplete_objective_is_named_and_stops_no_other(tmp_path: Path, mon
         assert "unfinished" not in counted_objectives()  # it has no method yet, so nothing counts its compute
     finally:
         objectives.unregister("unfinished")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "fault"),
+    [
+        ("method", "METHOD = missing_name", "NameError"),
+        ("method", "METHOD = (", "SyntaxError"),
+        ("method", "import no_such_package", "No module named 'no_such_package'"),
+        ("config", "raise RuntimeError('half done')", "RuntimeError: half done"),
+        ("config", "class CONFIG:\n    def __init__(self):\n        raise ValueError('no default')", "no default"),
+    ],
+)
+def test_a_broken_objective_is_told_by_name_and_stops_no_other(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
+    file: str,
+    content: str,
+    fault: str,
+) -> None:
+    name = tmp_path.name  # of its own, so that no module of another case is taken
+    (tmp_path / name).mkdir()
+    for each in ("config", "method"):
+        (tmp_path / name / f"{each}.py").write_text(f"from training.objectives.mae.{each} import {each.upper()}\n")
+    (tmp_path / name / f"{file}.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    objectives.register(name)
+    try:
+        assert main(["sizes"]) == 0 and main(["sizes"]) == 0
+        assert "MAE GFLOP/img" in capsys.readouterr().out
+        (told,) = [record.getMessage() for record in caplog.records]
+        assert told.startswith(f"{name} is left out of the objectives: ") and fault in told
+        with pytest.raises(UserError, match="unknown config key stepz; did you mean steps"):
+            load_config("mae_smoke", {"stepz": 1})
+        with pytest.raises((UserError, ModuleNotFoundError), match=re.escape(fault)):
+            (objectives.config_of if file == "config" else objectives.method_of)(name)
+    finally:
+        objectives.unregister(name)
 
 
 @pytest.fixture
