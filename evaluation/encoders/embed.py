@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from biovfm_hf.errors import UserError
 from biovfm_hf.memory import keep_freed_memory
 from biovfm_hf.progress import progress_bar
+from biovfm_hf.threads import in_lanes, torch_lanes
 from biovfm_hf.writing.files import atomic_path
 
 from ..tasks.images import Images, Readable
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 SHARD_IMAGES = 512  # at most this work is lost by a stop: about a minute of ViT-B/16 on two cores
 TOKEN_SHARD_BYTES = 64 << 20
 BATCH_SIZE = 64
-CPU_LANES, CPU_BATCH = 8, 8  # see `_encode_in_lanes`
+CPU_BATCH = 8  # see `_encode_in_lanes`
 FORMAT = "5"  # part of every key; increase it when the meaning of stored data changes
 SUMMARIES = ("class", "mean", "mean_raw", "pooled")
 FEATURES = ("both", *SUMMARIES, "last4", "card")
@@ -318,22 +319,16 @@ def _encode_in_lanes(job: _Job, load: Callable[[range], "Tensor"], shards: list[
     """Features in order, on a CPU: a few threads each load and encode small batches.
 
     No core waits for another within a layer or while images load, and the activations of `CPU_BATCH` images fit the
-    core's cache: ViT-T/16 is 1.2 times and ViT-B/16 1.1 times as fast as with two cores on one batch of 32. More than
-    `CPU_LANES` threads would wait for Python's lock, so with many cores each lane uses several. All lanes together
-    hold `job.batch_size` images, at least one each.
+    core's cache: ViT-T/16 is 1.2 times and ViT-B/16 1.1 times as fast as with two cores on one batch of 32. All lanes
+    together hold `job.batch_size` images, at least one each.
     """
-    import torch
-
     keep_freed_memory()  # otherwise zeroing new memory for activations takes 6 % of the time
-    cores = torch.get_num_threads()
-    threads = -(-cores // CPU_LANES)  # per lane
-    lanes = cores // threads
+    lanes, _ = torch_lanes()
     encoders: SimpleQueue[Encoder] = SimpleQueue()
     for _ in range(lanes):
         encoders.put(job.encoder.twin())
 
     def work(batch: range) -> dict[str, "Tensor"]:
-        torch.set_num_threads(threads)  # applies to the calling thread and to threads that start later
         encoder = encoders.get()
         try:
             return job.compute(encoder, load(batch))
@@ -341,10 +336,7 @@ def _encode_in_lanes(job: _Job, load: Callable[[range], "Tensor"], shards: list[
             encoders.put(encoder)
 
     batches = _batches(job, shards, min(CPU_BATCH, max(job.batch_size // lanes, 1)))
-    try:
-        yield from zip(batches, prefetch(work, batches, 2 * lanes, lanes), strict=True)
-    finally:
-        torch.set_num_threads(cores)
+    yield from zip(batches, in_lanes(work, batches), strict=True)
 
 
 def _batches(job: _Job, shards: list[int], size: int) -> list[range]:

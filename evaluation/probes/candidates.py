@@ -1,15 +1,19 @@
 """Finds candidates for the nearest neighbours by products in bfloat16, and tells whether they include the nearest."""
 
+from threading import local
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .products import BLOCK, TILE, best_first, largest_products
+from biovfm_hf.threads import in_lanes
+
+from .products import best_first, largest_products
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROUNDED = 64  # vectors that are rounded at a time
+PART = 4096  # vectors that a thread rounds, `AT_ONCE` of them at a time
+AT_ONCE = 64
 ROUNDING = 2**-8  # relative error of a number in bfloat16, at most
 
 
@@ -35,17 +39,20 @@ class Candidates:
         half = torch.from_numpy(support[:, -1]) - self.middle
         coarse = half.bfloat16()
         fine = (half - coarse).bfloat16()
-        self.rounded, lengths, errors = _rounded(torch.from_numpy(support), torch.stack([coarse, fine], 1))
+        exact, last = torch.from_numpy(support), torch.stack([coarse, fine], 1)
+        parts = in_lanes(lambda part: _rounded(*part), zip(exact.split(PART), last.split(PART), strict=True))
+        self.rounded, lengths, errors = (torch.cat(some) for some in zip(*parts, strict=True))
         self.length, self.error = float(lengths.max()), float(errors.max())
         self.half, self.half_error = float(half.abs().max()), float((half - coarse - fine).abs().max())
-        self.board = torch.empty(BLOCK, TILE, dtype=torch.bfloat16)
 
-    def nearest(self, queries: "Tensor", count: int, own: "Tensor") -> tuple["Tensor", "Tensor", "Tensor"]:
+    def nearest(
+        self, queries: "Tensor", count: int, own: "Tensor", boards: local
+    ) -> tuple["Tensor", "Tensor", "Tensor"]:
         """Similarities (B, count), rows (B, count), and whether they are sure to be the nearest (B,)."""
         import torch
 
         rounded, lengths, errors = _rounded(queries, queries.new_full((len(queries), 2), -1))
-        found = largest_products(rounded, self.rounded, self.number, own, self.board)
+        found = largest_products(rounded, self.rounded, self.number, own, boards)
         products, rows = best_first(*found, self.number)
         upper = products.float() - self.middle
         upper += ROUNDING * products.float().abs() + self._bound(lengths, errors)[:, None]
@@ -83,8 +90,8 @@ def _rounded(offsets: "Tensor", last: "Tensor") -> tuple["Tensor", "Tensor", "Te
     rounded = torch.empty(len(offsets), offsets.shape[1] + 1, dtype=torch.bfloat16)
     rounded[:, -2:] = last
     lengths, errors = torch.empty(2, len(offsets))
-    for start in range(0, len(offsets), ROUNDED):
-        rows = slice(start, start + ROUNDED)
+    for start in range(0, len(offsets), AT_ONCE):
+        rows = slice(start, start + AT_ONCE)
         exact = offsets[rows, :-1]
         rounded[rows, :-2] = exact
         lengths[rows] = exact.norm(dim=1)

@@ -1,13 +1,19 @@
 """Finds the nearest neighbours of vectors by cosine similarity, exactly also where all vectors are nearly equal."""
 
 from collections.abc import Iterator
-from itertools import pairwise
+from threading import local
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from biovfm_hf.threads import in_lanes
+
 from ..encoders.device import has_bfloat16
 from .candidates import Candidates
-from .products import BLOCK, TILE, best_first, largest_products
+from .products import BLOCK, best_first, largest_products
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 GIVEN = 256  # queries whose neighbours are yielded at a time
 CACHED = 64  # vectors brought to length 1 at a time
@@ -16,7 +22,7 @@ SPARE = 48  # candidates besides two for each neighbour
 MANY = 1024  # queries from which on it pays to round the support to bfloat16
 FEW = 1 / 128  # share of the support that candidates may be at most
 TRIAL = 64  # queries by which it is seen whether bfloat16 is of use
-FUTILE = 0.5  # share of unsure queries from which on it is not
+SURE = 0.5  # share of sure queries from which on it is
 
 
 def unit_centre(features: np.ndarray) -> np.ndarray:
@@ -48,10 +54,16 @@ def unit_offsets(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """
     width = features.shape[1]
     offsets = np.empty((len(features), width + 1), np.float32)
-    for rows, unit, lengths in _unit(features):
-        part = offsets[rows, :width]
-        np.subtract(unit, centre, out=part, casting="same_kind")
-        offsets[rows, width] = np.einsum("nd,nd->n", part, part) / 2 + (lengths == 0) / 2
+
+    def write(first: int) -> None:
+        own = offsets[first : first + BLOCK]
+        for rows, unit, lengths in _unit(features[first : first + BLOCK]):
+            part = own[rows, :width]
+            np.subtract(unit, centre, out=part, casting="same_kind")
+            own[rows, width] = np.einsum("nd,nd->n", part, part) / 2 + (lengths == 0) / 2
+
+    for _ in in_lanes(write, range(0, len(features), BLOCK)):
+        pass
     return offsets
 
 
@@ -67,22 +79,44 @@ def nearest(queries: np.ndarray, support: np.ndarray, count: int, skip_self: boo
     """
     import torch
 
-    number = 2 * count + SPARE
-    pays = len(queries) >= MANY and number <= FEW * len(support) and has_bfloat16()
-    candidates = Candidates(support, number) if pays else None
-    board = torch.empty(min(BLOCK, len(queries)), TILE)
-    first = TRIAL if candidates else BLOCK
-    for start, end in pairwise(dict.fromkeys([0, *range(first, len(queries), BLOCK), len(queries)])):
-        part = torch.from_numpy(queries[start:end].copy())
-        part[:, -1] = -1  # times b'b / 2
-        own = torch.arange(start, end) if skip_self else torch.full((len(part),), -1)
-        similarity, rows = torch.empty(len(part), count), torch.empty(len(part), count, dtype=torch.int64)
-        left = torch.ones(len(part), dtype=torch.bool)
+    boards = local()
+    candidates = _useful_candidates(queries, support, count, skip_self, boards)
+
+    def search(start: int) -> tuple["Tensor", "Tensor"]:
+        part, own = _some(queries, slice(start, start + BLOCK), skip_self)
         if candidates:
-            similarity, rows, sure = candidates.nearest(part, count, own)
-            left = ~sure
-            candidates = candidates if left.float().mean() < FUTILE else None
+            similarity, rows, sure = candidates.nearest(part, count, own, boards)
+        else:
+            similarity, rows = torch.empty(len(part), count), torch.empty(len(part), count, dtype=torch.int64)
+            sure = torch.zeros(len(part), dtype=torch.bool)
+        left = ~sure
         if left.any():
-            found = largest_products(part[left], torch.from_numpy(support), count, own[left], board)
+            found = largest_products(part[left], torch.from_numpy(support), count, own[left], boards)
             similarity[left], rows[left] = best_first(*found, count)
+        return similarity, rows
+
+    for similarity, rows in in_lanes(search, range(0, len(queries), BLOCK)):
         yield from zip(similarity.split(GIVEN), rows.split(GIVEN), strict=True)
+
+
+def _some(queries: np.ndarray, rows: slice, skip_self: bool) -> tuple["Tensor", "Tensor"]:
+    """Some queries, -1 in their last column, and the support's rows that they are (-1 for none)."""
+    import torch
+
+    part = torch.from_numpy(queries[rows].copy())
+    part[:, -1] = -1  # times b'b / 2
+    own = torch.arange(*rows.indices(len(queries))) if skip_self else torch.full((len(part),), -1)
+    return part, own
+
+
+def _useful_candidates(
+    queries: np.ndarray, support: np.ndarray, count: int, skip_self: bool, boards: local
+) -> Candidates | None:
+    """What finds candidates, if that pays: for a large search, where `TRIAL` queries show that most are sure."""
+    number = 2 * count + SPARE
+    if len(queries) < MANY or number > FEW * len(support) or not has_bfloat16():
+        return None
+    candidates = Candidates(support, number)
+    part, own = _some(queries, slice(None, None, -(-len(queries) // TRIAL)), skip_self)
+    sure = candidates.nearest(part, count, own, boards)[2]
+    return candidates if sure.float().mean() >= SURE else None

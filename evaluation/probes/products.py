@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from threading import local
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,22 +16,23 @@ GROUP = 8  # columns of which the maximum is looked at first
 
 
 def largest_products(
-    queries: "Tensor", support: "Tensor", count: int, own: "Tensor", board: "Tensor"
+    queries: "Tensor", support: "Tensor", count: int, own: "Tensor", boards: local
 ) -> tuple["Tensor", "Tensor"]:
-    """The largest products of queries (B, D) with the rows of support (N, D).
+    """The largest products of queries (B, D), B up to `BLOCK`, with the rows of support (N, D).
 
     Args:
         queries: float32 or bfloat16.
         support: of the same type.
         count: products to find, at most N.
         own: the row (B,) of the support that a query is itself, which is left out, or -1.
-        board: memory of the same type (B or more, TILE) for the products of a tile; fresh memory would take as long.
+        boards: keeps each thread's memory for the products of a tile; fresh memory would take as long as the product.
 
     Returns:
         The products (B, count) and their rows (B, count), in no order.
     """
     import torch
 
+    board = vars(boards).setdefault(str(queries.dtype), torch.empty(BLOCK, TILE, dtype=queries.dtype))
     tiles = []
     for first in range(0, len(support), TILE):
         tile = support[first : first + TILE]

@@ -1,5 +1,6 @@
 """Neighbours against exact cosines."""
 
+from threading import local
 from unittest.mock import patch
 
 import numpy as np
@@ -28,7 +29,7 @@ def test_neighbours_are_those_of_exact_cosines(seed, spread, skip_self, count, b
     queries = features if skip_self else (middle + spread * rng.normal(size=(7, 8))).astype(np.float32)
     centre = unit_centre(features)
     support = unit_offsets(features, centre)
-    small = {"TILE": 192, "MANY": 1, "FEW": 1, "TRIAL": 5, "has_bfloat16": lambda: bfloat16}
+    small = {"BLOCK": 128, "MANY": 1, "FEW": 1, "TRIAL": 5, "has_bfloat16": lambda: bfloat16}
     with patch.object(products, "TILE", 192), patch.multiple(neighbours, **small):
         blocks = list(nearest(unit_offsets(queries, centre), support, 5, skip_self))
     similarity, rows = (torch.cat(parts) for parts in zip(*blocks, strict=True))
@@ -75,7 +76,7 @@ def test_candidates_tell_whether_they_include_the_nearest(make, sure):
     centre = unit_centre(support)
     offsets, asked = unit_offsets(support, centre), torch.from_numpy(unit_offsets(queries, centre))
     asked[:, -1] = -1
-    similarity, rows, told = Candidates(offsets, 60).nearest(asked, 6, torch.full((40,), -1))
+    similarity, rows, told = Candidates(offsets, 60).nearest(asked, 6, torch.full((40,), -1), local())
     exact = asked.numpy().astype(np.float64) @ offsets.T.astype(np.float64)
     best = -np.sort(-exact, axis=1)[:, :6]
     assert told.float().mean() > 0.9 if sure else not told.any()
