@@ -170,6 +170,7 @@ WRITERS = {
     "msd_spleen": write_msd("Task09_Spleen", "spleen", 2),
     "busi": write_busi,
     "bccd": write_bccd,
+    "bccd_boxes": write_bccd,
     "fundus_vessels": write_fundus,
 }
 
