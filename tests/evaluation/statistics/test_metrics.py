@@ -14,6 +14,8 @@ from evaluation.statistics.kinds import BINARY, MULTICLASS, MULTILABEL, ORDINAL
 from evaluation.statistics.split import checked_split
 from evaluation.statistics.undefined import notes, reasons
 
+ON_ONE_CLASS = {"accuracy"}  # metrics that are defined on a binary split of one class
+
 
 def point_metrics(task, labels, scores, thresholds, extra=False):
     return undefined.point_metrics(checked_split(task, labels, scores).decided_at(thresholds), extra)
@@ -134,7 +136,8 @@ def test_weights_mean_repeats(case, seed):
     for draw in range(2):
         taken = np.repeat(np.arange(len(labels)), counts[:, draw])
         repeated = multilabel_oracle(labels[taken], scores[taken], thresholds)
-        assert repeated.keys() >= set(metrics.names()), "add the new metric to multilabel_oracle"
+        lacking = sorted(set(metrics.names()) - repeated.keys())
+        assert not lacking, f"multilabel_oracle of this file lacks another library's value of: {', '.join(lacking)}"
         for name in metrics.names():
             np.testing.assert_allclose(weighted[name][draw], repeated[name], atol=1e-12, err_msg=name)
 
@@ -201,7 +204,11 @@ def test_logits_have_no_calibration_but_all_else():
 def test_a_split_of_one_class_leaves_ranking_undefined_and_says_why():
     split = checked_split(BINARY, np.zeros(5), np.linspace(0, 1, 5))
     found = point_metrics(BINARY, np.zeros(5), np.linspace(0, 1, 5), np.array([0.6]))
-    assert {k for k, v in found.items() if v is None} == set(metrics.names()) - {"accuracy"}
+    assert found.keys() == set(metrics.names())
+    defined = {name for name, value in found.items() if value is not None}
+    new, gone = sorted(defined - ON_ONE_CLASS), sorted(ON_ONE_CLASS - defined)
+    assert not new, f"{', '.join(new)}: add to ON_ONE_CLASS of this file, or give the metric the `needs` that it lacks"
+    assert not gone, f"{', '.join(gone)}: remove from ON_ONE_CLASS of this file, or mend the metric's `needs`"
     assert found["accuracy"] == 0.6
     assert reasons(split)["auc"] == "every sample is of class 0"
 
