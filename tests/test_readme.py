@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from biovfm_hf import BioVFMConfig
 from biovfm_hf.cli import main
+from biovfm_hf.flops import encoder_parameters
 from biovfm_hf.quickstart import raw, tasks
+from biovfm_hf.sizes import SIZES, Family
 from tests.preloaded import python
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +27,20 @@ def test_the_readme_shows_no_placeholders_and_its_files_exist() -> None:
     assert "@@" not in README
     for link in re.findall(r"\]\(((?!https?:)[^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_the_models_are_those_of_the_sizes() -> None:
+    """Each has a row with DINOv2's count, or stands in the text below with DINOv3's; no row is of another size."""
+
+    def millions(name: str, family: Family) -> str:
+        return f"{encoder_parameters(BioVFMConfig.from_size(name, family=family, use_mask_token=True)) / 1e6:.2f}M"
+
+    text = " ".join(README.split())
+    for name, size in SIZES.items():
+        feed_forward = {"mlp": "MLP", "swiglu": "SwiGLU"}[size.ffn_type]
+        row = f"| `{name}` | {millions(name, 'dinov2')} | {size.patch_size} | {feed_forward} |"
+        assert row in text or f"`{name}` ({millions(name, 'dinov3')})" in text, f"the table of models lacks {row}"
+    assert set(re.findall(r"^\| `(vit-[\w-]+)` \|", README, re.MULTILINE)) <= set(SIZES)
 
 
 @pytest.mark.timeout(900)
