@@ -14,7 +14,8 @@ from threading import Thread
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-from biovfm_hf.reading.limited import DECODERS, is_stopped
+from biovfm_hf.reading.limited import DECODERS
+from biovfm_hf.reading.processes import is_stopped
 
 STOPPED_SECONDS = 10.0  # time a worker may be stopped (SIGSTOP) before it counts as lost
 _END_SECONDS = 5.0

@@ -80,7 +80,7 @@ def test_what_waits_for_ever_is_ended():
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_who_stops_or_kills_a_worker_costs_no_file(limited, tmp_path, monkeypatch, number):
     """A new worker gets the file, which may be good; a file whose worker is killed each time is reported."""
-    monkeypatch.setattr("biovfm_hf.reading.limited._CHECK_EVERY", 0.1)
+    monkeypatch.setattr("biovfm_hf.reading.processes._CHECK_EVERY", 0.1)
     assert limited.call("a.dcm", signalled_once, number, tmp_path / "call") == 7
     assert list(limited.each("a.dcm", numbers_signalled_once, number, tmp_path / "each")) == [1, 7]
     with pytest.raises(Stopped, match="SIGKILL"):
