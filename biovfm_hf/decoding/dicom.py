@@ -29,7 +29,9 @@ from .dicom_header import (
     no_picture,
 )
 from .dicom_values import pixels_of
-from .series import Place, along_normal, normal, numbers, over_time, plane_affine, slice_order, stack_of, stacked
+from .series import slice_order, stack_of
+from .slice_places import Place, along_normal, normal, numbers, plane_affine
+from .stacking import over_time, stacked
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 Fragments = tuple[list[int], list[int]]  # offsets and lengths, as in the Extended Offset Table

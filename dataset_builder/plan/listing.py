@@ -14,7 +14,8 @@ from typing import Any
 from biovfm_hf.decoding.content import first_bytes
 from biovfm_hf.decoding.dicom import is_dicom
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
-from biovfm_hf.decoding.series import Place, group_series, read_places
+from biovfm_hf.decoding.series import group_series
+from biovfm_hf.decoding.slice_places import Place, read_places
 from biovfm_hf.reading.image_files import NOT_INPUT, has_no_suffix
 
 from ..catalog.hdf5_items import EXPANDERS

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from biovfm_hf.decoding.content import Pages
 from biovfm_hf.decoding.dicom import read_dicom
-from biovfm_hf.decoding.series import Place, Stack, read_place, stack_of, stacked
+from biovfm_hf.decoding.series import Stack, stack_of
+from biovfm_hf.decoding.slice_places import Place, read_place
+from biovfm_hf.decoding.stacking import stacked
 from biovfm_hf.errors import UserError
 from biovfm_hf.pixels import Pixels
 

@@ -14,7 +14,9 @@ import numpy as np
 from biovfm_hf.decoding.content import Pages, Source
 from biovfm_hf.decoding.dicom import DICOM_SUFFIXES, read_dicom
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES, VOLUME_SUFFIXES
-from biovfm_hf.decoding.series import Place, group_series, read_place, read_places, stack_of, stacked
+from biovfm_hf.decoding.series import group_series, stack_of
+from biovfm_hf.decoding.slice_places import Place, read_place, read_places
+from biovfm_hf.decoding.stacking import stacked
 from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.fitting import with_square_pixels
 from biovfm_hf.pixels import Pixels, read_volume, to_uint8

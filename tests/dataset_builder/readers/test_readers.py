@@ -17,7 +17,8 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from biovfm_hf.decoding.identity_words import identity_words
 from biovfm_hf.decoding.matlab import largest_array
-from biovfm_hf.decoding.series import group_series, read_places
+from biovfm_hf.decoding.series import group_series
+from biovfm_hf.decoding.slice_places import read_places
 from biovfm_hf.decoding.stored import inflated, unbzipped
 from biovfm_hf.errors import UserError
 from dataset_builder import readers
