@@ -1,21 +1,18 @@
 """Decoder of DICOM files: one picture for each frame, or a volume if frames or a mosaic are its slices."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
-from io import BytesIO
-from math import ceil, sqrt
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 
 from ..errors import NoPicture, TooLarge, UserError, one_line, require
 from ..intensity import Pixels
-from ..volumes import Volume, canonical
+from ..volumes import Volume
 from . import jpegxl
-from .bounds import jpeg_frame
+from .code_streams import at_lower_resolution, check_stream
 from .content import GZIP, Content, Pages, Source, unpacked
 from .dicom_header import (
     DEFLATED,
@@ -29,8 +26,9 @@ from .dicom_header import (
     no_picture,
 )
 from .dicom_values import pixels_of
+from .mosaic import mosaic_volume
 from .series import slice_order, stack_of
-from .slice_places import Place, along_normal, normal, numbers, plane_affine
+from .slice_places import Place, along_normal, numbers
 from .stacking import over_time, stacked
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -40,10 +38,7 @@ _JPEG2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _JPEG_XL = tuple(f"{_JPEG_FAMILY}{number}" for number in (110, 111, 112))
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _LARGE = 1 << 20
-_MAX_MOSAIC = 1 << 12  # slices
 _MAX_FRAMES = 10_000  # half a millisecond each, besides their pixels
-# Private elements of Siemens: group, creator, number in its block.
-_NUMBER_IN_MOSAIC, _CSA_HEADER = (0x0019, "SIEMENS MR HEADER", 0x0A), (0x0029, "SIEMENS CSA HEADER", 0x10)
 
 
 def is_dicom(start: bytes) -> bool:
@@ -84,8 +79,9 @@ def read_dicom(source: Source) -> Content:
             )
         if frames > _MAX_FRAMES:
             raise TooLarge(f"{source.name}: {frames} frames are over the limit of {_MAX_FRAMES}; split the file")
-        if frames == 1 and is_mosaic(dataset) and (volume := _mosaic(file)) is not None:
-            return volume
+        mosaic = mosaic_volume(dataset, partial(file.frame, 0)) if frames == 1 and is_mosaic(dataset) else None
+        if mosaic is not None:
+            return mosaic
         volume_of = partial(_frames_volume, file, frames) if frames > 1 else None
         return Pages(frames, file.frame, "frame", (columns, rows), volume_of)
 
@@ -142,7 +138,7 @@ class _File:
             if reduced is not None:
                 return pixels_of(self.pydicom, dataset, reduced, number)
             if syntax.startswith(_JPEG_FAMILY):
-                _check_stream(partial(self._stream, number), self.source.name, self.source.max_pixels)
+                check_stream(partial(self._stream, number), self.source.name, self.source.max_pixels)
             if syntax == _JPEG_EXTENDED and int(dataset.get("BitsStored") or 8) > 8:
                 return pixels_of(self.pydicom, dataset, self._extended_jpeg(number), number)
             if syntax in _JPEG_XL:
@@ -224,7 +220,7 @@ class _File:
         if side is None or syntax not in _JPEG2000 or int(self.dataset.get("NumberOfFrames") or 1) > 1:
             return None
         try:
-            return _at_lower_resolution(self.dataset, self._stream(0), side)
+            return at_lower_resolution(self.dataset, self._stream(0), side)
         except Exception:  # for instance a stream of one resolution; the whole frame is decoded then
             return None
 
@@ -260,127 +256,6 @@ def _frame_place(dataset: Any, number: int) -> Place:
         numbers(measures.get("PixelSpacing"), 2),
         (int(dataset.Rows), int(dataset.Columns)) if is_grey(dataset) else None,
     )
-
-
-def _mosaic(file: _File) -> Volume | None:
-    """The volume of a Siemens mosaic: tiles in rows from the top left, black ones at the end left out.
-
-    Slices follow the normal in Siemens' own header, else the normal of the plane. None if the header does not state
-    the number of tiles or the plane.
-    """
-    dataset = file.dataset
-    plane, pitch = numbers(dataset.get("ImageOrientationPatient"), 6), numbers(dataset.get("PixelSpacing"), 2)
-    count = _tiles(dataset)
-    side = ceil(sqrt(count)) if 1 < count <= _MAX_MOSAIC else 0
-    if not side or plane is None or pitch is None or int(dataset.Rows) % side or int(dataset.Columns) % side:
-        return None
-    pixels = file.frame(0)
-    rows, columns = pixels.array.shape[0] // side, pixels.array.shape[1] // side
-    tiles = pixels.array[: rows * side, : columns * side].reshape(side, rows, side, columns).transpose(0, 2, 1, 3)
-    slices = tiles.reshape(side * side, rows, columns)[:count]
-    distance = float(dataset.get("SpacingBetweenSlices") or dataset.get("SliceThickness") or pitch[0])
-    step = np.array(_csa_numbers(dataset, b"SliceNormalVector", 3) or normal(plane)) * distance
-    turned, spacing, _ = canonical(slices.transpose(2, 1, 0), plane_affine(plane, pitch, np.zeros(3), step))
-    return Volume(turned, spacing, pixels.slope, pixels.intercept, inverted=pixels.inverted, padding=pixels.padding)
-
-
-def _tiles(dataset: Any) -> int:
-    element = _private(dataset, *_NUMBER_IN_MOSAIC)
-    if element is not None and isinstance(element.value, bytes):
-        return int.from_bytes(element.value[:2], "little")
-    told_in_csa = _csa_numbers(dataset, b"NumberOfImagesInMosaic", 1)
-    return int(element.value) if element is not None else int(told_in_csa[0]) if told_in_csa else 0
-
-
-def _private(dataset: Any, group: int, creator: str, number: int) -> Any:
-    """A private element of the block that names its creator (PS3.5 7.8.1), or else of the first; None: absent."""
-    try:
-        return dataset.private_block(group, creator)[number]
-    except KeyError:
-        return dataset.get((group, 0x1000 + number))
-
-
-def _csa_numbers(dataset: Any, name: bytes, count: int) -> tuple[float, ...] | None:
-    """Numbers of one element of Siemens' CSA header: a name of 64 bytes, and items of text behind 20 bytes."""
-    element = _private(dataset, *_CSA_HEADER)
-    data = element.value if element is not None and isinstance(element.value, bytes) else b""
-    at = data.find(name + b"\0")
-    if at < 0:
-        return None
-    items = int.from_bytes(data[at + 76 : at + 80], "little")
-    at, values = at + 84, []
-    for _ in range(min(items, 32)):
-        length = int.from_bytes(data[at + 4 : at + 8], "little")
-        text = data[at + 16 : at + 16 + length].split(b"\0")[0].strip()
-        values += [float(text)] if text else []
-        at += 16 + -(-length // 4) * 4
-    return numbers(values[:count], count)
-
-
-def _at_lower_resolution(dataset: Any, stream: bytes, shorter_side: int) -> np.ndarray | None:
-    """A JPEG 2000 frame at the resolution nearest above `shorter_side`, None if that might be wrong.
-
-    It is right for unsigned grey values if code stream and header agree on their precision: Pillow shifts others.
-    """
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    levels = (min(rows, columns) // shorter_side).bit_length() - 1
-    grey = str(dataset.get("PhotometricInterpretation", "")).startswith("MONOCHROME")
-    if levels < 1 or not grey or dataset.get("PixelRepresentation", 0) or dataset.get("SamplesPerPixel", 1) != 1:
-        return None
-    bits = _unsigned_precision(stream, rows, columns)
-    if bits is None or bits != dataset.get("BitsStored") or not 1 <= levels <= 5:
-        return None
-    image = Image.open(BytesIO(stream), formats=("JPEG2000",))
-    if image.mode not in ("L", "I;16"):
-        return None
-    image.reduce = levels  # type: ignore[method-assign,assignment]  # of JPEG 2000 images: resolutions to discard
-    image.load()
-    values = np.asarray(image)
-    if image.mode == "I;16":
-        values = values >> (16 - bits)  # Pillow scales values of fewer bits up to 16
-    elif bits < 8:
-        values = values >> (8 - bits)
-    return values.astype(np.uint16 if dataset.BitsAllocated == 16 else np.uint8)
-
-
-def _unsigned_precision(stream: bytes, rows: int, columns: int) -> int | None:
-    """Bits per value of a one-component, unsigned JPEG 2000 code stream of the header's size, else None.
-
-    The SIZ segment (ISO/IEC 15444-1 A.5.1): marker, length, capabilities, eight 32-bit sizes, components, depth.
-    """
-    start = stream.find(b"\xff\x4f\xff\x51", 0, 512)
-    if start < 0 or len(stream) < start + 45:
-        return None
-    sizes = [int.from_bytes(stream[start + 8 + 4 * i : start + 12 + 4 * i], "big") for i in range(4)]
-    components = int.from_bytes(stream[start + 40 : start + 42], "big")
-    depth = stream[start + 42]
-    if components != 1 or depth & 0x80 or (sizes[1] - sizes[3], sizes[0] - sizes[2]) != (rows, columns):
-        return None
-    return (depth & 0x7F) + 1
-
-
-def _check_stream(stream_of: Callable[[], bytes], name: str, max_pixels: int) -> None:
-    """Refuse a compressed frame that claims too many pixels: decoders allocate by its claim, not by the header's."""
-    try:
-        stream = stream_of()
-    except Exception:  # what is wrong with it shows when it is decoded
-        return
-    claimed = _stream_pixels(stream)
-    if claimed > max_pixels:
-        raise TooLarge(f"{name}: its compressed frame claims {claimed} pixels, limit {max_pixels}; leave it out")
-
-
-def _stream_pixels(stream: bytes) -> int:
-    """Return height x width (x components / 3) that a JPEG, JPEG-LS or JPEG 2000 stream claims; 0 if none is found.
-
-    JPEG 2000: the SIZ segment, ISO/IEC 15444-1 A.5.1.
-    """
-    place = stream.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if place >= 0 and len(stream) >= place + 42:
-        width, height, left, top = (int.from_bytes(stream[place + n : place + n + 4]) for n in (8, 12, 16, 20))
-        return (width - left) * (height - top) * max(1, int.from_bytes(stream[place + 40 : place + 42]) // 3)
-    _, rows, columns = jpeg_frame(stream) or (0, 0, 0)
-    return rows * columns
 
 
 def _decoded(pydicom: Any, dataset: Any, file: BinaryIO, frame: int, fragments: Fragments | None) -> np.ndarray:
