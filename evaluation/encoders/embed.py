@@ -4,28 +4,27 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.memory import keep_freed_memory
 from biovfm_hf.progress import progress_bar
 from biovfm_hf.threads import in_lanes, torch_lanes
-from biovfm_hf.writing.files import atomic_path
 
 from ..tasks.images import Images, Readable
 from .encoder import Encoder, to_square
 from .processes import ProcessGroup, process_group
+from .shards import TokenStore, read_shards, write_shard
 from .tokens import LAST_BLOCKS
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 SHARD_IMAGES = 512  # at most this work is lost by a stop: about a minute of ViT-B/16 on two cores
 TOKEN_SHARD_BYTES = 64 << 20
@@ -179,60 +178,6 @@ def _token_bytes(encoder: Encoder, size: int, blocks: int) -> int:
 
 
 @dataclass(frozen=True)
-class TokenStore:
-    """Patch tokens on disk: `store.read(rows)` returns one (B, h, w, D) float32 tensor per block, as a list."""
-
-    shards: list[Path]
-    shard_images: int
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, rows: np.ndarray) -> list["Tensor"]:
-        """Tokens of the images `rows`, in that order; only their parts of the memory-mapped shards are read."""
-        import torch
-
-        parts: dict[str, list[Tensor]] = {}
-        where = np.empty(len(rows), int)
-        filled = 0
-        for shard in np.unique(np.asarray(rows) // self.shard_images):
-            members = np.flatnonzero(rows // self.shard_images == shard)
-            with open_shard(self.shards[shard], "pt") as stored:
-                for name in sorted(stored.keys()):
-                    tensor = stored.get_slice(name)
-                    offsets = [int(rows[i]) - int(shard) * self.shard_images for i in members]
-                    parts.setdefault(name, []).extend(tensor[o : o + 1] for o in offsets)
-            where[members] = np.arange(filled, filled + len(members))
-            filled += len(members)
-        return [torch.cat(parts[name])[where].float() for name in sorted(parts, key=lambda n: int(n[5:]))]
-
-
-@contextmanager
-def open_shard(path: Path, framework: str) -> Iterator[Any]:
-    """Open a shard with safetensors.
-
-    Raises:
-        UserError: the shard is damaged.
-    """
-    try:
-        with safe_open(str(path), framework=framework) as stored:
-            yield stored
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({error}); remove it and run the same command again") from error
-
-
-def read_shards(shards: list[Path], names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Read the rows of all shards: {name: (N, ...)}. One shard is memory-mapped by safetensors, several are joined."""
-    tables: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for shard in shards:
-        with open_shard(shard, "np") as stored:
-            for name in names:
-                tables[name].append(stored.get_tensor(name))
-    return {name: parts[0] if len(parts) == 1 else np.concatenate(parts) for name, parts in tables.items()}
-
-
-@dataclass(frozen=True)
 class _Job:
     """What to compute for which images, and where its shards go."""
 
@@ -273,7 +218,7 @@ def _fill_missing(job: _Job, paths: list[Path], missing: list[int]) -> None:
             _check_finite(arrays, job.label or job.encoder.name)
             if isinstance(job.images, Readable):
                 _blank(arrays, [row for row, image in enumerate(job.rows(number)) if image in job.images.reasons])
-            _write_shard(paths[number], arrays)
+            write_shard(paths[number], arrays)
 
 
 def _embed_shards(
@@ -374,15 +319,3 @@ def _blank(arrays: dict[str, "Tensor"], rows: list[int]) -> None:
     """Set the features of unreadable images to NaN, so that the cache marks them as well."""
     for values in arrays.values():
         values[rows] = float("nan")
-
-
-def _write_shard(path: Path, arrays: dict[str, "Tensor"]) -> None:
-    from safetensors.torch import save_file
-
-    try:
-        with atomic_path(path) as temporary:
-            save_file(arrays, temporary)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path} cannot be written ({error}); free some disk space, then run the same again"
-        ) from error

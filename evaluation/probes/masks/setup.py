@@ -6,7 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from ...encoders.embed import TokenStore, embed_tokens
+from ...encoders.embed import embed_tokens
+from ...encoders.shards import TokenStore
 from ..probe import Trial
 from .decoders import DECODER_BLOCKS
 from .feeds import TokenReader
