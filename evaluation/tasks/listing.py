@@ -1,28 +1,24 @@
 """A user's list of images: a CSV file, with columns of any name, as rows of image, label, split and subject."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.options import check_options, option
 from biovfm_hf.reading.image_files import walk
 from biovfm_hf.volumes import AXES
 
 from .classes import check_measured, is_missing
+from .table import Table
 from .task import SPLITS, LeftOut
 from .volume_cases import AXES_HELP, SLICES, SLICES_HELP
 
 # The first name of each column is our own; the others are usual ones, such as Hugging Face's.
 IMAGE_COLUMNS = ("image", "file_name", "filename", "file", "path")
-LABEL_COLUMNS = ("label", "labels", "class", "target")
 SUBJECT_COLUMNS = ("subject", "subject_id", "patient", "patient_id")
 SPLIT_COLUMNS = ("split",)
-DELIMITERS = ",;\t"  # spreadsheets write semicolons where the comma is in numbers
 SPLIT_WORDS = {
     **{word: "train" for word in ("train", "training")},
     **{word: "val" for word in ("val", "valid", "validation", "dev")},
@@ -154,8 +150,8 @@ class _Lines:
     """Makes cases of the lines of a list; the columns are looked up once."""
 
     def __init__(self, path: Path, listing: Listing) -> None:
-        self.path, self.listing, self.table = path, listing, _Table(path)
-        table, people = self.table, _Table(listing.labels) if listing.labels else None
+        self.path, self.listing, self.table = path, listing, Table(path)
+        table, people = self.table, Table(listing.labels) if listing.labels else None
         self.subject = table.column(listing.subject_column, SUBJECT_COLUMNS, "subject")
         self.image = table.column(listing.image_column, IMAGE_COLUMNS, "image")
         self.split, their_split = _split_columns(listing, table, people)
@@ -250,61 +246,6 @@ def listed(things: Sequence[str], between: str = ", ") -> str:
     return between.join(things[:NAMED]) + (f" and {len(things) - NAMED} more" if len(things) > NAMED else "")
 
 
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        return content.decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; check its name") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line}: not UTF-8, perhaps Latin-1; save the list from the spreadsheet as CSV UTF-8, or "
-            "convert it (iconv -f latin1 -t utf-8)"
-        ) from error
-
-
-class _Table:
-    """A CSV file, separated by what its first line has most of: its column names, its rows with their line numbers."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        stream = io.StringIO(_text(path), newline="")
-        head = stream.readline()
-        stream.seek(0)
-        reader = csv.DictReader(stream, delimiter=max(DELIMITERS, key=head.count))
-        try:
-            self.rows = [(reader.line_num, row) for row in reader]
-        except csv.Error as error:
-            raise UserError(
-                f"{path}, line {reader.line_num}: not a line of a CSV file ({error}); correct it"
-            ) from error
-        if not self.rows:
-            raise UserError(f"{path}: the first line must name the columns, such as image,label, and rows follow")
-        self.names = [name for name in self.rows[0][1] if name is not None]
-        for number, row in self.rows:
-            if None in row or None in row.values():
-                raise UserError(f"{path}, line {number}: as many fields as columns are needed ({len(self.names)})")
-
-    def column(self, given: str | None, usual: Iterable[str], what: str) -> str | None:
-        """The column with the given name, or the first of the usual names that exists; None if there is none."""
-        if given is None:
-            return next((name for name in usual if name in self.names), None)
-        if given not in self.names:
-            raise UserError(f"{self.path}: no column {given!r} ({what}-column){did_you_mean(given, self.names)}")
-        return given
-
-    def labels(self, given: Sequence[str]) -> tuple[str, ...]:
-        """The columns of labels: the given ones, or one with a usual name."""
-        named = [self.column(name, (), "label") for name in given] or [self.column(None, LABEL_COLUMNS, "label")]
-        if None in named:
-            raise UserError(
-                f"{self.path}: no column of labels (label; there are {', '.join(self.names)}); name it with "
-                "--label-column"
-            )
-        return tuple(name for name in named if name is not None)
-
-
 def _label(row: dict[str, str], columns: tuple[str, ...]) -> str:
     """A row's label; for several columns of 0 and 1, the names of those with 1, as `a|b`."""
     if len(columns) == 1:
@@ -328,7 +269,7 @@ class _Patient(NamedTuple):
     name: str | None = None
 
 
-def _split_columns(listing: Listing, table: _Table, people: _Table | None) -> tuple[str | None, str | None]:
+def _split_columns(listing: Listing, table: Table, people: Table | None) -> tuple[str | None, str | None]:
     """The column of splits in the list, or else that in the list of patients."""
     names = {listing.split_column} if listing.split_column else set(SPLIT_COLUMNS)
     if people is None or names & set(table.names) or not names & set(people.names):
@@ -336,7 +277,7 @@ def _split_columns(listing: Listing, table: _Table, people: _Table | None) -> tu
     return None, people.column(listing.split_column, SPLIT_COLUMNS, "split")
 
 
-def _patients(table: _Table, listing: Listing, split: str | None) -> dict[str, _Patient]:
+def _patients(table: Table, listing: Listing, split: str | None) -> dict[str, _Patient]:
     """{subject: label and split} from the second list."""
     subject = table.column(listing.subject_column, SUBJECT_COLUMNS, "subject")
     if subject is None:
