@@ -29,7 +29,8 @@ from .decode import read_image
 from .effects import per_channel
 from .images import TRIES, Images
 from .order import SampleOrder
-from .stream import StreamedImages, StreamOrder, WeightedStreamOrder
+from .stream import StreamedImages
+from .stream_order import StreamOrder, WeightedStreamOrder
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from training.data.batches import CropBatches, Share, _substitutes, loader, norm
 from training.data.decode import read_image
 from training.data.images import open_images
 from training.data.order import SampleOrder, permute
-from training.data.stream import RowGroup, StreamedImages, StreamOrder
+from training.data.stream import RowGroup, StreamedImages
+from training.data.stream_order import StreamOrder
 from training.settings.augment import check_augment
 from training.settings.config import DataConfig, TrainConfig
 
