@@ -187,6 +187,7 @@ class Reader:
     ):
         self._plan, self._raw, self.unit = plan, raw, unit
         self._source = plan.shards[unit.shard].source
+        self._folder = plan.sources[self._source]["folder"]
         self._privacy = privacy_of(self._source, plan.sources[self._source], plan.secret)
         self._rules = tuple(rules)
         self._workers = limited_workers(seconds)
@@ -210,7 +211,7 @@ class Reader:
         try:
             if stamp_of(item, self._raw) != stamp:
                 raise Refused(CHANGED, "since it was listed; add --retry-failed to list it again")
-            source = _regular_file(self._raw, item.path) if feed is None else _next(feed)
+            source = _regular_file(self._raw, self._folder, item.path) if feed is None else _next(feed)
             path = self._path(item, None if isinstance(source, list) else source)
             reading = Reading(self._source, path, item, self._plan.options, self._rules, self.unit.threads)
             for outcome in self._read(source, reading):
@@ -252,7 +253,7 @@ class Reader:
     def _own_file(self, item: Item) -> Path | None:
         """The file of an unread input; None if it is not a file of its own below its source's folder."""
         try:
-            return None if _in_archive(item) else _regular_file(self._raw, item.path)
+            return None if _in_archive(item) else _regular_file(self._raw, self._folder, item.path)
         except (Refused, OSError):
             return None
 
@@ -298,13 +299,13 @@ def _next(feed: Feed) -> Any:
     return data
 
 
-def _regular_file(raw: Path, path: str) -> Path:
-    """The input's path, if it is a regular file (or a series' folder) below its source's folder, links resolved.
+def _regular_file(raw: Path, folder: str, path: str) -> Path:
+    """The input's path, if it is a regular file (or a series' folder) below its source's `folder`, links resolved.
 
-    The source's own folder may be a link, as is common for large disks.
+    The source's own folder may be a link, as is common for large disks. `folder` and `path` are below `raw`.
     """
     raw = raw.absolute()  # what is resolved is remembered, and the process may change its folder
-    top = _resolved(raw / path.split("/", 1)[0])
+    top = _resolved(raw / folder)
     place = raw / path
     target = Path(_resolved(place.parent)) / place.name
     if target.is_symlink():
