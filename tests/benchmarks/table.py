@@ -6,6 +6,7 @@ If another package is not installed, its row says so. PYTHONPATH can add package
 BIOVFM_IMG2DATASET names the Python of an environment with img2dataset. Seconds are CPU time of one thread.
 """
 
+import argparse
 import importlib.util
 import json
 import math
@@ -285,16 +286,19 @@ def measure(name: str) -> None:
 
 
 def main(names: list[str]) -> None:
-    unknown = [name for name in names if name not in ROWS]
-    if unknown:
-        sys.exit(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
     print("| work | compared with | this package | the other | other / this |\n|---|---|---|---|---|", flush=True)
     for name in names or ROWS:
         print(line(name), flush=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        measure(sys.argv[2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows: {', '.join(ROWS)}")
+    parser.add_argument("--measure", choices=ROWS, help="measure this row, and print the seconds of both")
+    words = parser.parse_args()
+    if unknown := [name for name in words.names if name not in ROWS]:
+        parser.error(f"no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    if words.measure:
+        measure(words.measure)
     else:
-        main(sys.argv[1:])
+        main(words.names)
