@@ -1,7 +1,6 @@
 """The steps of `biovfm build`: plan, run the shards, screen across them, finish; each skips finished work."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,11 +14,11 @@ from .catalog.source import Source
 from .dataset.card import SCALING_SOURCES, write_card
 from .dataset.check import faults
 from .dataset.finish import (
-    SAMPLE,
     finish_shard,
     places_path,
     redo_without_thumbnails,
     remove_damaged,
+    undecide,
     write_places,
     write_sample,
     write_summary,
@@ -34,7 +33,7 @@ from .plan.plan import WORK, Plan, Unit, differing, load_plan, remove_earlier
 from .plan.privacy import privacy_of, shown_paths
 from .schema import KEPT
 from .screening.candidates import load_candidates
-from .screening.duplicates import decide, save_drops, save_sample
+from .screening.duplicates import decide, decided_inputs, save_decisions
 from .screening.leakage import Benchmarks, benchmark_files, identities, read_benchmarks
 from .screening.rules import RULES, software
 from .shards.executors import ENGINES, Resources, Work
@@ -72,14 +71,14 @@ def run(options: BuildOptions) -> dict[str, Any]:
 def _plan_and_build(options: BuildOptions, raw: Path) -> dict[str, Any]:
     sources = _sources(options)
     check_output(options.out, raw, [source.folder or source.id for source in sources])
-    inputs, benchmarks = _screening_inputs(options)
+    identified, benchmarks = _benchmarks(options)
     with hold(options.out, shared=options.num_shards is not None):
         plan = _planned(options, raw, sources)
         if options.plan_only:
             _print_plan(plan)
             return _planned_work(plan)
         if options.num_shards is None:
-            return _build(plan, options, sources, inputs, benchmarks)
+            return _build(plan, options, sources, identified, benchmarks)
         own_shards = [n for n in plan.unfinished() if n % options.num_shards == options.shard_index]
         with ENGINES[options.engine].opened(options.resources) as resources:
             _run_shards(plan, options, resources, own_shards)
@@ -89,18 +88,19 @@ def _plan_and_build(options: BuildOptions, raw: Path) -> dict[str, Any]:
     return _planned_work(plan)
 
 
-def _screening_inputs(options: BuildOptions) -> tuple[dict[str, Any], Benchmarks | None]:
-    """The screening's inputs besides the shards, and the benchmarks' fingerprints.
+def _benchmarks(options: BuildOptions) -> tuple[list[list[str]], Benchmarks | None]:
+    """Names and digests of the benchmark files, and the fingerprints of their images.
 
     They are read before planning, so that a wrong file is reported at once and not after hours. The fingerprints are
-    None if a screening with the same files (by content) is finished, and in jobs of an array, which do not screen.
+    None if a build with the same files (by content) is finished, and in jobs of an array, which do not screen.
     """
     files = benchmark_files(options.benchmarks)
     if options.num_shards is not None:
-        return {}, None
-    inputs = {"benchmarks": identities(files)}
+        return [], None
+    identified = identities(files)
     complete = _read_json(options.out / WORK / "complete.json") or {}
-    return inputs, None if complete.get("inputs") == inputs else read_benchmarks(files)
+    known = complete.get("inputs", {}).get("benchmarks") == identified
+    return identified, None if known else read_benchmarks(files)
 
 
 def _planned(options: BuildOptions, raw: Path, sources: list[Source]) -> Plan:
@@ -160,24 +160,27 @@ def _print_plan(plan: Plan) -> None:
 
 
 def _build(
-    plan: Plan, options: BuildOptions, sources: list[Source], inputs: dict[str, Any], benchmarks: Benchmarks | None
+    plan: Plan,
+    options: BuildOptions,
+    sources: list[Source],
+    identified: list[list[str]],
+    benchmarks: Benchmarks | None,
 ) -> dict[str, Any]:
     complete = plan.work / "complete.json"
     before = _read_json(complete) or {}
     damaged = remove_damaged(plan, before.get("files", {}))
     if damaged:
         print(f"{len(damaged)} files are missing or of the wrong size, among them {damaged[0]}: made again")
-    elif not plan.unfinished() and before.get("inputs") == inputs:
+    elif not plan.unfinished() and before.get("inputs") == _inputs(plan, identified):
         print("nothing is left to do")
         summary = _read_json(plan.out / "build.json")
         _report(plan, summary)
         return summary
     complete.unlink(missing_ok=True)
-    if _read_json(plan.work / "decided.json") != inputs:
-        redo_without_thumbnails(plan)
     threads = max(1, options.resources.workers)
     with ENGINES[options.engine].opened(options.resources) as resources:
-        plan = _read_all(plan, options, resources, sources)
+        plan = _read_all(plan, options, resources, sources, identified)
+        inputs = _inputs(plan, identified)
         benchmarks = benchmarks or read_benchmarks(options.benchmarks)
         _screen_across(plan, options, inputs, benchmarks, threads)
         for _ in _on_engine(finish_shard, plan, options, resources, list(map(plan.whole, range(len(plan.shards))))):
@@ -198,16 +201,19 @@ def _build(
     return summary
 
 
-def _read_all(plan: Plan, options: BuildOptions, resources: Resources, sources: list[Source]) -> Plan:
+def _read_all(
+    plan: Plan, options: BuildOptions, resources: Resources, sources: list[Source], identified: list[list[str]]
+) -> Plan:
     """Run the shards that are not done; inputs that changed since they were listed are reported and listed again."""
-    _run_shards(plan, options, resources, plan.unfinished())
-    for _ in range(_LISTINGS):
+    for listings in range(1 + _LISTINGS):
+        if decided_inputs(plan) != _inputs(plan, identified):
+            redo_without_thumbnails(plan)
+        _run_shards(plan, options, resources, plan.unfinished())
         changed = plan.outcomes().get(CHANGED, 0)
-        if not changed:
+        if not changed or listings == _LISTINGS:
             break
         print(f"{changed:,} inputs have changed since they were listed: listing the sources again", flush=True)
         plan, _ = plan_again(plan, sources, Path(plan.raw))
-        _run_shards(plan, options, resources, plan.unfinished())
     return plan
 
 
@@ -236,22 +242,22 @@ def _on_engine(
 def _screen_across(
     plan: Plan, options: BuildOptions, inputs: dict[str, Any], benchmarks: Benchmarks, threads: int
 ) -> None:
-    """Decide on duplicates and benchmark images of all shards."""
-    decided = plan.work / "decided.json"
-    before = _read_json(decided)
-    if before != inputs:
-        if before is not None:
-            print("the benchmark files have changed: benchmark images and duplicates are screened again")
-        # Files made by earlier decisions must not count as finished.
-        for path in (plan.out / "data").rglob("*.parquet"):
-            path.unlink()
-        shutil.rmtree(plan.out / SAMPLE, ignore_errors=True)
-        candidates = load_candidates(plan, threads)
-        spread = partial(ENGINES[options.engine].spread, options.resources)
-        decisions = decide(plan, candidates, benchmarks, print, spread)
-        save_drops(plan, candidates, decisions, benchmarks, threads)
-        save_sample(plan, candidates, decisions)
-        write_text(decided, json.dumps(inputs))
+    """Decide on duplicates and benchmark images of all shards, unless there are decisions on the same `inputs`."""
+    before = decided_inputs(plan)
+    if before == inputs:
+        return
+    if before is not None and before["benchmarks"] != inputs["benchmarks"]:
+        print("the benchmark files have changed: benchmark images and duplicates are screened again")
+    undecide(plan)
+    candidates = load_candidates(plan, threads)
+    spread = partial(ENGINES[options.engine].spread, options.resources)
+    decisions = decide(plan, candidates, benchmarks, print, spread)
+    save_decisions(plan, candidates, decisions, benchmarks, inputs, threads)
+
+
+def _inputs(plan: Plan, identified: list[list[str]]) -> dict[str, Any]:
+    """What decides on the pictures, by content: the benchmark files and the shards."""
+    return {"benchmarks": identified, "shards": plan.digest()}
 
 
 def _check(out: Path, workers: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..plan.plan import Plan, Unit, load_plan
 from ..plan.privacy import privacy_of
 from ..schema import CANDIDATES, KEPT, ROW_GROUP, GroupWriter, row_writer
 from ..screening.candidates import groups
-from ..screening.duplicates import load_drops, sample_path
+from ..screening.duplicates import load_drops, load_sample, remove_decisions
 from ..screening.hashing import sha256_of_file
 
 SAMPLE = "sample"  # folder of config 0.2m
@@ -59,11 +59,8 @@ def _lines_with_rows(plan: Plan, number: int) -> np.ndarray:
 def write_sample(plan: Plan, threads: int = 1) -> int:
     """Write the files of config 0.2m, copies of the chosen rows in plan order; returns their number."""
     folder = plan.out / SAMPLE
-    if not sample_path(plan).is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        return 0
-    chosen = np.load(sample_path(plan))
-    if not folder.is_dir():
+    chosen = load_sample(plan)
+    if len(chosen) and not folder.is_dir():
         with atomic_path(folder) as path:
             path.mkdir()
             starts = range(0, len(chosen), SAMPLE_ROWS)
@@ -127,6 +124,17 @@ def written_files(out: Path) -> dict[str, int]:
     return {path.relative_to(out).as_posix(): path.stat().st_size for path in files}
 
 
+def undecide(plan: Plan) -> None:
+    """Remove the decisions on the pictures, then the files of rows that were made by them.
+
+    In this order a kill leaves no file that other decisions, or those made next, could take for their own.
+    """
+    remove_decisions(plan)
+    for path in (plan.out / "data").rglob("*.parquet"):
+        path.unlink()
+    shutil.rmtree(plan.out / SAMPLE, ignore_errors=True)
+
+
 def remove_damaged(plan: Plan, written: dict[str, int]) -> list[str]:
     """Remove damaged files, so that a build writes them again; returns their names, and those of missing files.
 
@@ -142,7 +150,6 @@ def remove_damaged(plan: Plan, written: dict[str, int]) -> list[str]:
             shutil.rmtree(target.parent, ignore_errors=True)
         elif number is not None and not _as_written(plan, number):
             plan.stats_path(number).unlink(missing_ok=True)
-            (plan.work / "decided.json").unlink(missing_ok=True)
         target.unlink(missing_ok=True)
     return damaged
 
@@ -150,16 +157,14 @@ def remove_damaged(plan: Plan, written: dict[str, int]) -> list[str]:
 def redo_without_thumbnails(plan: Plan) -> None:
     """Mark shards without thumbnails to be read again; only a new screening needs thumbnails."""
     for number in range(len(plan.shards)):
-        if not plan.thumbnails_path(number).is_file():
+        if not plan.has_thumbnails(number):
             plan.stats_path(number).unlink(missing_ok=True)
 
 
 def _as_written(plan: Plan, number: int) -> bool:
     """Whether the rows of a shard are complete in the work folder, byte for byte."""
-    rows, stats = plan.rows_path(number), plan.stats_path(number)
-    if not rows.is_file() or not stats.is_file():
-        return False
-    return sha256_of_file(rows) == json.loads(stats.read_text(encoding="utf-8"))["rows_sha256"]
+    statistics = plan.statistics(number)
+    return statistics is not None and sha256_of_file(plan.rows_path(number)) == statistics["rows_sha256"]
 
 
 def _size(path: Path) -> int | None:

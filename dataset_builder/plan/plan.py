@@ -4,6 +4,7 @@ The plan and the shards' candidates are in `OUT/.build/`, which is private to th
 disk's folders and is not part of the dataset.
 """
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -134,8 +135,45 @@ class Plan:
         return self.work / "shards" / f"{self._file(number)}.thumbnails"
 
     def stats_path(self, number: int) -> Path:
-        """Statistics of a shard: its presence marks the shard done."""
+        """Statistics of a shard, which mark it done and name its files by their sizes and content."""
         return self.work / "shards" / f"{self._file(number)}.json"
+
+    def files(self, number: int) -> dict[str, Path]:
+        """The files of a shard that its statistics stand for."""
+        return {
+            "rows": self.rows_path(number),
+            "candidates": self.candidates_path(number),
+            "thumbnails": self.thumbnails_path(number),
+        }
+
+    def statistics(self, number: int) -> dict[str, Any] | None:
+        """The statistics of a shard, None if it is not done: they, its rows or its candidates are missing or damaged.
+
+        Thumbnails may be missing: only a new screening needs them (`has_thumbnails`).
+        """
+        try:
+            content: dict[str, Any] = json.loads(self.stats_path(number).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        whole = all(self._is_whole_file(content, number, name) for name in ("rows", "candidates"))
+        return content if whole else None
+
+    def has_thumbnails(self, number: int) -> bool:
+        """Whether the thumbnails of a shard that is done are complete."""
+        return self._is_whole_file(self.statistics(number) or {}, number, "thumbnails")
+
+    def _is_whole_file(self, statistics: dict[str, Any], number: int, name: str) -> bool:
+        path = self.files(number)[name]
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            return False
+        return bool(statistics.get("sizes", {}).get(name, size) == size)  # earlier versions noted no sizes
+
+    def digest(self) -> str:
+        """A digest of what all shards hold, in order; another one after each change."""
+        state = [(shard.name, self.statistics(number)) for number, shard in enumerate(self.shards)]
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     def part_path(self, unit: Unit) -> Path:
         """Output of a unit that is part of a shard, until the shard is joined."""
@@ -200,14 +238,13 @@ class Plan:
     def outcomes(self) -> dict[str, int]:
         """Count of each outcome in the shards that are done."""
         counts: Counter[str] = Counter()
-        for number in range(len(self.shards)):
-            if self.stats_path(number).is_file():
-                counts.update(json.loads(self.stats_path(number).read_text(encoding="utf-8"))["outcomes"])
+        for statistics in map(self.statistics, range(len(self.shards))):
+            counts.update(statistics["outcomes"] if statistics else {})
         return dict(counts)
 
     def unfinished(self) -> list[int]:
         """Shards that are not done yet."""
-        return [number for number in range(len(self.shards)) if not self.stats_path(number).is_file()]
+        return [number for number in range(len(self.shards)) if self.statistics(number) is None]
 
 
 @lru_cache(maxsize=2)

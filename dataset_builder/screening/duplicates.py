@@ -5,10 +5,13 @@ are read. The build's engine spreads the search for near hashes. Of several equa
 `look_alikes` has the rule for near duplicates.
 """
 
+import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +32,9 @@ SUBSET_SIZE = 200_000  # pictures of the subset 0.2m: a config of a full dataset
 BENCHMARK = "benchmark image"
 REASONS = (KEPT, BENCHMARK, "duplicate", "near duplicate", "not sampled")
 _BENCHMARK, _DUPLICATE, _NEAR, _NOT_SAMPLED = range(1, len(REASONS))
-DROPS = pa.schema({"line": pa.int32(), "reason": pa.string(), "detail": pa.string()})
+# Lines that are dropped, and, as kept, those in the sample of config 0.2m.
+DECISIONS = pa.schema({"line": pa.int32(), "reason": pa.string(), "detail": pa.string()})
+_INPUTS = b"inputs"  # key in the schema's metadata
 
 
 class Decisions:
@@ -133,28 +138,49 @@ def random_subset(candidates: Candidates, kept: np.ndarray, seed: int, size: int
     return np.sort(kept[np.concatenate(chosen)])
 
 
-def save_drops(
-    plan: Plan, candidates: Candidates, decisions: Decisions, benchmarks: Benchmarks, threads: int = 1
+def save_decisions(
+    plan: Plan,
+    candidates: Candidates,
+    decisions: Decisions,
+    benchmarks: Benchmarks,
+    inputs: dict[str, Any],
+    threads: int = 1,
 ) -> None:
-    """Write which lines of each shard are dropped, why, and the places of their equals."""
-    dropped = np.flatnonzero(decisions.reason)
-    details = _details(plan, candidates, decisions, benchmarks, threads)
-    reasons = pa.array(REASONS).take(pa.array(decisions.reason[dropped]))
-    lines = pa.array(candidates.line[dropped])
-    bounds = np.searchsorted(candidates.shard[dropped], np.arange(len(plan.shards) + 1)).tolist()
-    table = pa.record_batch([lines, reasons, details], schema=DROPS)
-    with atomic_path(_drops_path(plan)) as path, pa.ipc.new_file(path, DROPS) as file:
+    """Write what the shards' files are made from, as one file, which names by content the `inputs` of the decisions.
+
+    It holds which lines of each shard are dropped, why, and the places of their equals; and the sample of config 0.2m.
+    """
+    numbers = np.union1d(np.flatnonzero(decisions.reason), _sample(plan, candidates, decisions))
+    details = _details(plan, candidates, decisions, numbers, benchmarks, threads)
+    reasons = pa.array(REASONS).take(pa.array(decisions.reason[numbers]))
+    lines = pa.array(candidates.line[numbers])
+    bounds = np.searchsorted(candidates.shard[numbers], np.arange(len(plan.shards) + 1)).tolist()
+    schema = DECISIONS.with_metadata({_INPUTS: json.dumps(inputs)})
+    table = pa.record_batch([lines, reasons, details], schema=schema)
+    with atomic_path(_decisions_path(plan)) as path, pa.ipc.new_file(path, schema) as file:
         for start, stop in pairwise(bounds):
             file.write_batch(table.slice(start, stop - start))
 
 
+def _sample(plan: Plan, candidates: Candidates, decisions: Decisions) -> np.ndarray:
+    """Numbers of the pictures of config 0.2m; none if the dataset has no more pictures than the sample."""
+    kept = decisions.kept
+    if plan.options.subset != "full" or len(kept) <= SUBSET_SIZE:
+        return kept[:0]
+    return random_subset(candidates, kept, plan.options.seed, SUBSET_SIZE)
+
+
 def _details(
-    plan: Plan, candidates: Candidates, decisions: Decisions, benchmarks: Benchmarks, threads: int
+    plan: Plan,
+    candidates: Candidates,
+    decisions: Decisions,
+    numbers: np.ndarray,
+    benchmarks: Benchmarks,
+    threads: int,
 ) -> pa.Array:
-    """For each dropped picture the place of its equal, if it has one."""
-    dropped = np.flatnonzero(decisions.reason)
-    reason, like = decisions.reason[dropped], decisions.like[dropped]
-    details = np.full(len(dropped), len(benchmarks.names))
+    """For each of these pictures the place of its equal, if it has one."""
+    reason, like = decisions.reason[numbers], decisions.like[numbers]
+    details = np.full(len(numbers), len(benchmarks.names))
     details[reason == _BENCHMARK] = like[reason == _BENCHMARK]
     of_picture = (reason == _DUPLICATE) | (reason == _NEAR)
     originals, place = np.unique(like[of_picture], return_inverse=True)
@@ -180,28 +206,44 @@ def _places_in_shard(plan: Plan, group: tuple[int, np.ndarray]) -> pa.Array:
 
 
 def load_drops(plan: Plan, number: int) -> pa.RecordBatch:
-    """The dropped lines of a shard: DROPS, in the order of the lines."""
-    with pa.memory_map(str(_drops_path(plan))) as file:
-        return pa.ipc.open_file(file).get_batch(number)
+    """The dropped lines of a shard: DECISIONS, in the order of the lines."""
+    with _open_decisions(plan) as file:
+        lines = file.get_batch(number)
+    return lines.filter(pc.not_equal(lines["reason"], KEPT))
 
 
-def save_sample(plan: Plan, candidates: Candidates, decisions: Decisions) -> None:
-    """Save shard and line of the pictures of config 0.2m, unless the dataset has no more pictures than the sample."""
-    sample_path(plan).unlink(missing_ok=True)
-    kept = decisions.kept
-    if plan.options.subset == "full" and len(kept) > SUBSET_SIZE:
-        chosen = random_subset(candidates, kept, plan.options.seed, SUBSET_SIZE)
-        with atomic_path(sample_path(plan)) as path, path.open("wb") as file:
-            np.save(file, np.stack([candidates.shard[chosen], candidates.line[chosen]], axis=1))
+def load_sample(plan: Plan) -> np.ndarray:
+    """Shard and line of the pictures of config 0.2m in plan order: int32 (n, 2), n = 0 without a sample."""
+    with _open_decisions(plan) as file:
+        batches = [file.get_batch(number) for number in range(file.num_record_batches)]
+    lines = [batch["line"].filter(pc.equal(batch["reason"], KEPT)).to_numpy() for batch in batches]
+    shards = np.repeat(np.arange(len(lines), dtype=np.int32), list(map(len, lines)))
+    return np.stack([shards, np.concatenate(lines)], axis=1)
 
 
-def sample_path(plan: Plan) -> Path:
-    """Where `save_sample` writes: int32 (n, 2)."""
-    return plan.work / "sample.npy"
+def decided_inputs(plan: Plan) -> dict[str, Any] | None:
+    """The inputs of the saved decisions; None if there are none, or their file is damaged."""
+    try:
+        with _open_decisions(plan) as file:
+            inputs: dict[str, Any] = json.loads(file.schema.metadata[_INPUTS])
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    return inputs
 
 
-def _drops_path(plan: Plan) -> Path:
-    return plan.work / "drops.arrow"
+def remove_decisions(plan: Plan) -> None:
+    """Remove the decisions; files that were made by them must not count as finished from then on."""
+    _decisions_path(plan).unlink(missing_ok=True)
+
+
+@contextmanager
+def _open_decisions(plan: Plan) -> Iterator[pa.RecordBatchFileReader]:
+    with pa.memory_map(str(_decisions_path(plan))) as file:
+        yield pa.ipc.open_file(file)
+
+
+def _decisions_path(plan: Plan) -> Path:
+    return plan.work / "decisions.arrow"
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:

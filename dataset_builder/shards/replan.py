@@ -4,7 +4,6 @@ Another listing has files of its own, until its plan takes the place of the old 
 kill at any moment, with the old plan or the new one, and the folder stays locked.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
@@ -28,8 +27,7 @@ def plan_again(plan: Plan, sources: Iterable[Source], raw: Path) -> tuple[Plan, 
     remove_earlier(plan)  # so that numbers of files that are in no plan are free
     empty = replace(plan, raw=str(raw.resolve()), listing=plan.listing + 1)
     new, kept = _with_files(listed_plan(sources, raw, empty), plan)
-    for name in ("complete.json", "decided.json"):  # neither plan is decided on from here on
-        (plan.work / name).unlink(missing_ok=True)
+    (plan.work / "complete.json").unlink(missing_ok=True)  # neither plan is complete from here on
     save_plan(new)
     remove_earlier(new)
     return load_plan(plan.out), kept
@@ -56,5 +54,5 @@ def _listed(plan: Plan, number: int) -> tuple[list[Item], list[str]]:
 
 def _done(plan: Plan, number: int) -> bool:
     """Whether a shard is done and none of its inputs failed."""
-    path = plan.stats_path(number)
-    return path.is_file() and not FAILURES & json.loads(path.read_text(encoding="utf-8"))["outcomes"].keys()
+    statistics = plan.statistics(number)
+    return statistics is not None and not FAILURES & statistics["outcomes"].keys()

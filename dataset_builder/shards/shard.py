@@ -59,8 +59,8 @@ def build_unit(
         Statistics: shard, items, outcomes (count of each), pictures, kept, bytes read.
     """
     plan = load_plan(Path(out))
-    if plan.stats_path(unit.shard).is_file():
-        return _statistics(plan, unit.shard)
+    if (statistics := plan.statistics(unit.shard)) is not None:
+        return {**statistics, "shard": unit.shard}
     tally = Tally()
     with ProgressFile(plan.progress_path(unit)) as progress:
         batches = _batches(Reader(plan, Path(raw), unit, seconds, rules), tally, progress)
@@ -75,16 +75,13 @@ def join_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
     """Join the parts of the shard `unit` and remove them; `raw` is not used. Returns its statistics."""
     plan = load_plan(Path(out))
     parts = plan.parts(unit.shard)[unit.shard]
-    if not plan.stats_path(unit.shard).is_file():
+    statistics = plan.statistics(unit.shard)
+    if statistics is None:
         tally = Tally()
-        _write_shard(plan, unit.shard, _joined(plan, parts, tally), tally)
+        statistics = _write_shard(plan, unit.shard, _joined(plan, parts, tally), tally)
     for part in parts:
         plan.part_path(part).unlink(missing_ok=True)
-    return _statistics(plan, unit.shard)
-
-
-def _statistics(plan: Plan, number: int) -> dict[str, Any]:
-    return {**json.loads(plan.stats_path(number).read_text(encoding="utf-8")), "shard": number}
+    return {**statistics, "shard": unit.shard}
 
 
 def _write_part(target: Path, batches: Iterable[pa.RecordBatch]) -> None:
@@ -93,8 +90,12 @@ def _write_part(target: Path, batches: Iterable[pa.RecordBatch]) -> None:
             writer.write_batch(batch)
 
 
-def _write_shard(plan: Plan, number: int, batches: Iterable[pa.RecordBatch], tally: "Tally") -> None:
-    """Write rows, lines and statistics of a shard; the bytes do not depend on the batches of lines."""
+def _write_shard(plan: Plan, number: int, batches: Iterable[pa.RecordBatch], tally: "Tally") -> dict[str, Any]:
+    """Write rows, lines and statistics of a shard, and return these; the bytes do not depend on the batches of lines.
+
+    Damaged earlier ones are replaced: their statistics go first, so that they never stand for other files.
+    """
+    plan.stats_path(number).unlink(missing_ok=True)
     with (
         atomic_path(plan.candidates_path(number)) as lines_path,
         atomic_path(plan.thumbnails_path(number)) as thumbnails_path,
@@ -108,9 +109,15 @@ def _write_shard(plan: Plan, number: int, batches: Iterable[pa.RecordBatch], tal
             lines.add(table.select(CANDIDATES.names))
             rows.add(rows_of(table))
             thumbnails.writelines(filter(None, batch["thumbnails"].to_pylist()))
-    digest = sha256_of_file(plan.rows_path(number))
-    statistics = {"items": plan.shards[number].items, **vars(tally), "rows_sha256": digest}
+    statistics = {
+        "items": plan.shards[number].items,
+        **vars(tally),
+        "rows_sha256": sha256_of_file(plan.rows_path(number)),
+        "candidates_sha256": sha256_of_file(plan.candidates_path(number)),
+        "sizes": {name: path.stat().st_size for name, path in plan.files(number).items()},
+    }
     write_text(plan.stats_path(number), json.dumps(statistics, sort_keys=True))
+    return statistics
 
 
 def _joined(plan: Plan, parts: Sequence[Unit], tally: "Tally") -> Iterator[pa.RecordBatch]:

@@ -35,7 +35,7 @@ from dataset_builder.options import BuildOptions
 from dataset_builder.plan.plan import VERSION, Plan, Shard, load_plan
 from dataset_builder.schema import CANDIDATES, KEPT, row_writer
 from dataset_builder.screening.candidates import load_candidates
-from dataset_builder.screening.duplicates import decide, save_drops
+from dataset_builder.screening.duplicates import decide, save_decisions
 from dataset_builder.screening.hashing import THUMBNAIL
 from dataset_builder.screening.leakage import read_benchmarks
 from dataset_builder.shards.executors import ENGINES, Resources
@@ -142,7 +142,7 @@ def _screen(plan: Plan, threads: int, timed: Callable[[str, Callable[[], Any]], 
     candidates = timed("read hashes", lambda: load_candidates(plan, threads))
     spread = partial(ENGINES["local"].spread, Resources(threads))
     decisions = timed("find duplicates", lambda: decide(plan, candidates, nothing, lambda _: None, spread))
-    timed("write decisions", lambda: save_drops(plan, candidates, decisions, nothing, threads))
+    timed("write decisions", lambda: save_decisions(plan, candidates, decisions, nothing, {}, threads))
 
 
 def _write_shards(plan: Plan, processes: int) -> None:
