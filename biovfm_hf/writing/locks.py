@@ -53,17 +53,33 @@ def lock(path: Path, *, wait: bool = True, remove: bool = False) -> Iterator[boo
 
 @contextmanager
 def lock_alone(path: Path) -> Iterator[bool]:
-    """Lock `path` exclusively if no process holds it, without waiting; yields whether this process has it."""
+    """Lock `path` exclusively if no process has it; yields whether this process has it.
+
+    Waits for no holder, only while another process looks who holds it.
+    """
     with ExitStack() as stack:
-        paths = [path, *sorted(path.parent.glob(f"{path.name}.*"))]
-        yield all(stack.enter_context(lock(each, wait=False)) for each in paths)
+        with lock(path):
+            free = all(map(_is_free, path.parent.glob(f"{path.name}.*")))
+            mine = free and stack.enter_context(lock(_alone(path), wait=False))
+        yield mine
 
 
 @contextmanager
 def lock_together(path: Path) -> Iterator[bool]:
-    """Lock `path` shared if no process holds it exclusively, without waiting; yields whether this process has it."""
-    mine = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # a file for each process
+    """Lock `path` shared if no process holds it exclusively; waits as `lock_alone`, and yields the same."""
+    own = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # a file for each process
     with ExitStack() as stack:
-        with lock(path, wait=False) as free:
-            joined = free and stack.enter_context(lock(mine, wait=False, remove=True))
-        yield joined
+        with lock(path):
+            mine = _is_free(_alone(path)) and stack.enter_context(lock(own, wait=False, remove=True))
+        yield mine
+
+
+def _alone(path: Path) -> Path:
+    """The file that the process locks that has `path` alone. All hold `path` itself only while they look around."""
+    return path.with_name(f"{path.name}.alone")
+
+
+def _is_free(path: Path) -> bool:
+    """Whether no process holds the lock of `path`; the file, perhaps of a process that died, is removed then."""
+    with lock(path, wait=False, remove=True) as free:
+        return free

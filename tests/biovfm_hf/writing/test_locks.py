@@ -1,6 +1,7 @@
 """Locks on files: exclusive, shared, waited for, and released by a process that dies."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import time
@@ -97,6 +98,40 @@ def test_members_hold_together_and_nobody_alone(tmp_path):
         assert not in_another_process(joins)
         assert not in_another_process(has_alone)
     assert in_another_process(has_alone)
+
+
+def test_members_that_come_at_the_same_time_all_get_it(tmp_path):
+    """Processes that begin together, as the jobs of an array do, are not refused for each other."""
+    path, start = tmp_path / ".lock", multiprocessing.get_context("fork").Barrier(40)
+
+    def joins() -> int:
+        start.wait()
+        with lock_together(path) as mine:
+            start.wait()  # all are in it at once
+            return int(mine)
+
+    children = []
+    for _ in range(40):
+        children.append(os.fork())
+        if children[-1] == 0:
+            os._exit(joins())
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [1] * 40
+    with lock_alone(path) as mine:
+        assert mine
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", ".lock.alone"]
+
+
+def test_what_dead_members_left_does_not_hold_it(tmp_path):
+    path = tmp_path / ".lock"
+
+    def dies() -> bool:
+        with lock_together(path) as mine:
+            os._exit(int(mine))
+
+    assert in_another_process(dies) and len(list(tmp_path.iterdir())) == 2
+    with lock_alone(path) as mine:
+        assert mine
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", ".lock.alone"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
