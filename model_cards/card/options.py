@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from biovfm_hf.errors import OptionError
+from biovfm_hf.hub.names import check_hub_names
 from biovfm_hf.options import argument, check_options, option
-
-from ..inputs.hub_names import check_hub_names
 
 
 @dataclass(frozen=True)

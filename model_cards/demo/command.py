@@ -18,6 +18,7 @@ from PIL import Image
 import biovfm_hf
 from biovfm_hf.cards.provenance import Provenance, read_provenance, write_provenance
 from biovfm_hf.errors import OptionError, UserError, one_line, require
+from biovfm_hf.hub.names import check_hub_names
 from biovfm_hf.hub.network import heed_missing_network, is_path
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options
 from biovfm_hf.progress import progress_bar
@@ -25,7 +26,6 @@ from biovfm_hf.reading.image_files import walk
 from biovfm_hf.writing.files import atomic_path, write_text
 
 from ..inputs.dataset import MAX_IMAGE_BYTES
-from ..inputs.hub_names import check_hub_names
 from ..inputs.kinds import kind_of
 
 SPLITS = ("train", "training", "val", "valid", "validation", "test")

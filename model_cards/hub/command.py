@@ -8,11 +8,11 @@ from pathlib import Path
 from biovfm_hf.cards.provenance import read_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.hub.calls import signed_in
+from biovfm_hf.hub.names import check_hub_names, check_ref
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options
 from biovfm_hf.writing.files import write_text
 
 from ..ending import end_command
-from ..inputs.hub_names import check_hub_names, check_ref
 from ..inputs.kinds import kind_of
 from .card import check_pushed_card, let_hub_check, name_repository, read_card
 from .files import local_files

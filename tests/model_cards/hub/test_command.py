@@ -14,10 +14,10 @@ from huggingface_hub.errors import GatedRepoError
 from biovfm_hf.cards.provenance import Provenance, write_provenance
 from biovfm_hf.errors import UserError
 from biovfm_hf.hub import calls as hub_calls
+from biovfm_hf.hub import names as hub_names
 from model_cards.hub import card as hub_card
 from model_cards.hub import command as push
 from model_cards.hub import files as hub_files
-from model_cards.inputs import hub_names
 
 from ..conftest import BIOVFM
 

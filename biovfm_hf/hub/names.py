@@ -4,7 +4,7 @@ import re
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from biovfm_hf.errors import UserError
+from ..errors import UserError
 
 # names that `git check-ref-format` refuses, or that the Hub reserves or reads as a commit
 _NO_REF = re.compile(
