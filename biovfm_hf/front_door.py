@@ -304,6 +304,15 @@ def encoder_provenance(name: str) -> "Provenance":
     return _ask("evaluation.encoders.provenance", "encoder_provenance", name)
 
 
+def check_encoder(name: str) -> None:
+    """Refuse a name that `load_encoder` cannot take, as far as that is known without loading torch.
+
+    Raises:
+        UserError: this installation lacks the room, or the room lacks a package; or there is no such encoder.
+    """
+    _ask("evaluation.encoders.load", "check_place", name)
+
+
 def counted_objectives() -> list[str]:
     """The objectives for which the size alone determines the operations of a step, from training's registry."""
     return _ask("training.recipes", "counted_objectives")

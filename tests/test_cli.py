@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +24,16 @@ ROOT = Path(__file__).resolve().parents[1]
 # the first, and whether torch was imported.
 HARNESS = """
 import sys, time
+from importlib.machinery import ModuleSpec
 hidden = set(sys.argv[1].split(",")) - {"-"}
 class Hide:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in hidden:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            return ModuleSpec(name, self)  # found, as by libraries that look whether it is there
+    def create_module(self, spec):
+        raise ModuleNotFoundError(f"No module named {spec.name!r}", name=spec.name)
+    def exec_module(self, module):
+        pass
 sys.meta_path.insert(0, Hide())
 runs = [[]]
 for word in sys.argv[2:]:
@@ -218,6 +224,11 @@ def places(tmp_path):
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text('{"model_type": "biovfm"}')
     save_file({"weight": np.zeros(1)}, folder / "model" / "model.safetensors")
+    shutil.copytree(folder / "model", folder / "other")
+    (folder / "other" / "config.json").write_text('{"model_type": "resnet"}')
+    (folder / "run" / "checkpoints").mkdir(parents=True)
+    (folder / "run" / "config.yaml").write_text("method: mae\nmodel: {size: vit-tiny}\naugment: {global_size: 32}\n")
+    (folder / "broken.pth").write_text("x")
     (folder / "file.txt").write_text("x")
     for split in ("train", "val", "test"):
         for name in ("a", "b"):
@@ -232,6 +243,7 @@ def places(tmp_path):
         for name, place in {
             "EMPTY": "empty", "FILE": "file.txt", "IMAGES": "images", "FEATURES": "features.parquet", "OUT": "out",
             "IMAGE": "images/train/a/1.png", "POINTS": "points.csv", "MODEL": "model",
+            "RUN": "run", "OTHER": "other", "BROKEN": "broken.pth",
         }.items()
     }  # fmt: skip
 
@@ -240,6 +252,7 @@ PRETRAIN, EMBED = (
     "pretrain dino_smoke --data IMAGES --out OUT",
     "embed --model MODEL --images IMAGES --out OUT.parquet",
 )
+DISTILL = "pretrain distill_smoke --data IMAGES --out OUT distill.teacher=MODEL"
 SEARCH = "search --model MODEL --features FEATURES --query IMAGE --out OUT"
 PROBE, CONVERT = "probe --model MODEL --tasks IMAGES --out OUT", "convert MODEL --to OUT"
 # (command, the words to replace, what replaces them, what is told)
@@ -256,9 +269,34 @@ MISTAKES = [
         "--out OUT model.pooling=middle",
         "pooling is 'middle'; it must be one of cls, mean, both",
     ),
-    (PRETRAIN, "--out OUT", "--out OUT data.selection=/no/list", "data.selection /no/list: no such file"),
+    (PRETRAIN, "--out OUT", "--out OUT data.selection=/no/list", "data.selection /no/list cannot be read"),
     (PRETRAIN, "--out OUT", "--out OUT model.init_from=/no/model", "/no/model: no such file or folder"),
     (PRETRAIN, "--out OUT", "--out OUT watch.every=5 watch.task=/no/task", "watch.task /no/task: no such folder"),
+    (PRETRAIN, "--out OUT", "--out OUT run.trackers=[mlfow]", "accelerate has no 'mlfow'; did you mean mlflow?"),
+    (PRETRAIN, "--out OUT", "--out OUT run.device=gpu", "run.device is 'gpu'; it must be one of auto, cuda, cpu"),
+    (PRETRAIN, "--out OUT", "--out OUT --push-to-hub a/b/c", "'a/b/c' is not a Hub name"),
+    (PRETRAIN, "--out OUT", "--out OUT model.init_from=FILE", "model.init_from FILE: not a weight file"),
+    (PRETRAIN, "--out OUT", "--out OUT model.init_from=MODEL model.pooling=middle", "pooling is 'middle'; it must be"),
+    (PRETRAIN, "--out OUT", "--out OUT model.init_from=MODEL model.hidden_size=96", "MODEL has hidden_size 384, this"),
+    (PRETRAIN, "--out OUT", "--out OUT teacher.frozen=EMPTY", "teacher.frozen EMPTY: no weights there"),
+    (PRETRAIN, "--out OUT", "--out OUT watch.every=5 watch.task=EMPTY", "watch.task EMPTY needs one folder of images"),
+    (PRETRAIN, "--out OUT", "--out OUT watch.every=5 watch.masks=IMAGES", "watch.masks IMAGES/train: no images; it"),
+    (PRETRAIN, "--out OUT", "--out OUT data.split=val", "data.split is for datasets, so leave it out"),
+    (PRETRAIN, "--out OUT", "--out RUN", "RUN holds a run with other settings (augment."),
+    (PRETRAIN, "--data IMAGES", "--data FILE", "no images under FILE; expected a dataset folder"),
+    (PRETRAIN, "--data IMAGES", "--data IMAGE", "IMAGE holds 1 image(s); pretraining compares images"),
+    (PRETRAIN, "--data IMAGES", "--dry-run model.init_from=FILE", "model.init_from FILE: not a weight file"),
+    (DISTILL, "distill.teacher=MODEL", "", "distill.teacher is missing; name a model folder"),
+    (DISTILL, "distill.teacher=MODEL", "distill.teacher=FILE", "distill.teacher FILE: not a weight file"),
+    (
+        DISTILL,
+        "distill.teacher=MODEL",
+        "distill.teacher=tinm:vit",
+        "no family has the prefix tinm:; did you mean timm:?",
+    ),
+    (DISTILL, "--out OUT", "--out OUT model.num_channels=1", "model.num_channels is 1; teachers take 3"),
+    (DISTILL, "--out OUT", "--out OUT distill.students.s.size=vit", "distill.students.s: there is no size 'vit'"),
+    (DISTILL, "--out OUT", "--out OUT distill.students.s.init_from=RUN", "s.init_from RUN is a run; name one of its"),
     (PRETRAIN, "--data IMAGES", "--data /no/images", "/no/images does not exist"),
     (PRETRAIN, "--data IMAGES", "--data EMPTY", "no images under EMPTY; expected"),
     (PRETRAIN, "--data IMAGES", "--data EMPTY/*.tar", "no images under EMPTY/*.tar; expected"),
@@ -282,7 +320,11 @@ MISTAKES = [
     (PROBE, "--tasks IMAGES", "--tasks pneumoniamnist --data /no/data", "no pneumoniamnist*.npz in /no/data"),
     (PROBE, "--out OUT", "--out FILE/x", "cannot write to FILE/x: FILE: Not a directory"),
     (CONVERT, "MODEL", "/no/model", "/no/model: no such file or folder"),
-    (CONVERT, "MODEL", "EMPTY", "EMPTY: no weights there; the folder is empty"),
+    (CONVERT, "MODEL", "FILE", "FILE: not a weight file; expected .safetensors, .pth, .pt, .bin or a model folder"),
+    (CONVERT, "MODEL", "BROKEN", "BROKEN: damaged or not a weight file (neither a zip file nor a pickle)"),
+    (CONVERT, "MODEL", "OTHER", "OTHER: a 'resnet' model; convert reads biovfm, dinov2,"),
+    (CONVERT, "MODEL", "RUN", "RUN: no weights there; expected model.safetensors or pytorch_model.bin"),
+    (CONVERT, "MODEL", "EMPTY", "EMPTY: no weights there; expected model.safetensors or"),
     (CONVERT, "--to OUT", "--to IMAGES", "IMAGES: exists already"),
     (CONVERT, "--to OUT", "--to FILE/x", "cannot write to FILE/x: FILE: Not a directory"),
     ("card MODEL --results OUT", "MODEL", "EMPTY", "EMPTY: no config.json, so not a model folder"),
@@ -305,7 +347,7 @@ def test_a_mistake_is_told_before_torch_is_imported(places, command):
     said = [part.strip() for part in "\n".join(errors).split("THEN")]
     assert not torch and set(statuses) <= {1, 2} and len(said) == len(mistakes)
     for (*_, told), line in zip(mistakes, said, strict=True):
-        assert _filled(told, places) in line and "torch" not in line
+        assert _filled(told, places) in line and "not installed" not in line
 
 
 def _filled(words: str, places: dict[str, str]) -> str:

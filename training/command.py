@@ -112,18 +112,16 @@ def pretrain(
 def run(options: PretrainOptions, method: str = "") -> Path | str:
     """Run with these options; see `pretrain`. The config must be of the objective `method`, if given."""
     config = options.resolved(method)
-    if not options.dry_run:
-        assert options.out is not None
-        check_run(config, options.out)
-    objective = objectives.method_of(config.method)
     if options.dry_run:
+        config.check_weights()
         from .estimate import describe
 
-        return describe(config, objective)
+        return describe(config, objectives.method_of(config.method))
     assert options.out is not None
+    images = check_run(config, options.out)
     from .loop import train
 
-    train(config, objective, options.out)
+    train(config, objectives.method_of(config.method), options.out, images)
     return options.out / "model"
 
 

@@ -12,8 +12,9 @@ from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.reading.documents import as_number, parse_yaml, read_yaml
 
 from . import objectives
+from .settings.architecture import check_sizes
 from .settings.augment import PRESETS, AugmentConfig, preset
-from .settings.config import DIMENSIONS, OWN_KEYS, TrainConfig, check_sizes
+from .settings.config import DIMENSIONS, OWN_KEYS, TrainConfig
 from .settings.typed import build, check_section, plain
 
 _CONFIG_FOLDER = Path(__file__).parent / "configs"
@@ -44,7 +45,10 @@ def load_config(
             )
         tree["model"] = {**model, "init_from": None}
     config = config_from_tree(tree)
-    check_sizes(config)
+    for section, one in config.encoders.items():
+        check_sizes(one, section)
+    if begins:
+        config.check_complete()
     return config
 
 

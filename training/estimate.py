@@ -16,8 +16,9 @@ from .objectives.initial import with_architecture
 from .objectives.method import Method
 from .run.checks import images_per_pass
 from .schedule import scaled_learning_rate
+from .settings.architecture import biovfm_config
 from .settings.augment import check_augment
-from .settings.config import TrainConfig, biovfm_config
+from .settings.config import TrainConfig
 from .settings.typed import flat, plain, to_yaml
 
 _UTILISATION = 0.4  # share of the peak that a ViT reaches with fast enough data

@@ -30,6 +30,7 @@ from biovfm_hf.writing.files import is_disk_full
 
 from .data.augment_batch import apply_drawn_looks
 from .data.batches import CropBatches, choose_workers, loader, normalise
+from .data.images import Images
 from .estimate import peak_flops
 from .objectives.method import Method
 from .optimizer import apply_schedule, clip_per_submodule
@@ -48,14 +49,14 @@ logger = logging.getLogger(__name__)
 _WARNINGS = 10  # unreadable images reported one by one
 
 
-def train(config: TrainConfig, method: Method[Any, Any], out: Path) -> None:
-    """Run, or continue, the pretraining that `config` describes, in the run folder `out`.
+def train(config: TrainConfig, method: Method[Any, Any], out: Path, images: Images) -> None:
+    """Run, or continue, the pretraining that `config` describes, on `images`, in the run folder `out`.
 
     Raises:
         UserError: anything that the user can correct; nothing was trained, or the message names the last good
             checkpoint.
     """
-    run = start(config, method, out)
+    run = start(config, method, out, images)
     stop = _StopSignal()
     try:
         if run.step < run.config.steps:

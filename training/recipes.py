@@ -6,7 +6,8 @@ from biovfm_hf.errors import UserError
 
 from . import objectives
 from .config_file import config_from_tree, load_config, shipped_configs
-from .settings.config import TrainConfig, biovfm_config
+from .settings.architecture import biovfm_config
+from .settings.config import TrainConfig
 
 _OF_OTHER_SIZES = "vit-large"  # its recipe is taken for sizes that have no config of their own
 

@@ -21,16 +21,15 @@ from biovfm_hf.writing.files import remove_leftovers
 
 from .config_file import with_steps
 from .data.batches import Order, Share, sample_order
-from .data.images import Images, open_images
+from .data.images import Images
 from .estimate import check_memory, image_flops, trained_parameters
 from .objectives.initial import with_architecture
 from .objectives.method import Method
 from .optimizer import adamw
 from .run.checkpoint import load_newest, newest_name
-from .run.checks import check_apart, check_batch
+from .run.checks import check_batch
 from .run.device import (
     check_devices,
-    check_trackers,
     failing_together,
     make_accelerator,
     set_sharded_precision,
@@ -41,8 +40,9 @@ from .run.folder import hold_run_folder, prepare_run_folder, trim_metrics
 from .run.provenance import Lineage, run_provenance
 from .run.watch import History, Watch, open_watch, read_history
 from .schedule import Schedule, scaled_learning_rate
+from .settings.architecture import biovfm_config
 from .settings.augment import check_augment
-from .settings.config import TrainConfig, biovfm_config
+from .settings.config import TrainConfig
 from .settings.typed import flat, plain
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Run:
         return self.accelerator.is_main_process
 
 
-def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
+def start(config: TrainConfig, method: Method[Any, Any], out: Path, images: Images) -> Run:
     """Check everything, build the objective, and restore the newest checkpoint if there is one.
 
     Raises:
@@ -92,9 +92,6 @@ def start(config: TrainConfig, method: Method[Any, Any], out: Path) -> Run:
     check_augment(config.augment, model_config.patch_size)
     check_devices(config)
     check_memory(method, config, model_config)
-    check_trackers(config.run.trackers)
-    check_apart(out, config.data.path)
-    images = open_images(config.data)
     config = with_steps(config, len(images))
     order = sample_order(images, config)
     watch = open_watch(config, images)

@@ -7,7 +7,6 @@ from pathlib import Path
 from ..errors import UserError
 from ..options import CommandParser, argument, check_options, option, parse_options, required
 from ..writing.files import check_writable
-from .place import check_place
 from .read import ConvertedEncoder, read_encoder
 from .write import write_biovfm, write_timm, write_transformers
 
@@ -44,7 +43,6 @@ def convert(options: ConvertOptions) -> ConvertedEncoder:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: exists already; name a new folder")
     check_writable(folder, folder=True)
-    check_place(source)
     encoder = read_encoder(source, options.num_heads, options.decoder_heads)
     if encoder.config.num_channels != 3:
         raise UserError(f"{source}: takes {encoder.config.num_channels} channels; the image processors give 3")

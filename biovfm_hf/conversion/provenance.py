@@ -9,6 +9,7 @@ from ..cards.provenance import WEIGHT_LICENCES, Provenance, hub_provenance, read
 from ..errors import UserError
 from ..hub.files import hub_file
 from ..hub.network import heed_missing_network, is_repository
+from .place import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +27,6 @@ def weights_provenance(source: str) -> Provenance:
     Raises:
         UserError: the folder's provenance.json or config.json is damaged, so its restrictions are unknown.
     """
-    from .weights import read_object
-
     path = Path(source).expanduser()
     if path.is_dir():
         stated = read_object(path / "config.json")

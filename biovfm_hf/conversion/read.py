@@ -14,6 +14,7 @@ from ..cards.provenance import Provenance, read_provenance
 from ..errors import UserError, one_line
 from ..imagenet import IMAGENET_MEAN, IMAGENET_STD
 from ..sizes import SIZES, swiglu_width
+from .place import FAMILIES, UnknownFamilyError, check_readable, read_object, stated_config
 from .provenance import licences_of
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ _MAE_DECODER_WIDTH, _MAE_DECODER_HEADS = 512, 16  # of all three released models
 _LEFT_OUT = re.compile(
     r"(dino_head|ibot_head|decoder|head|head_dist|pre_logits|classifier|pooler|lm_head)\.|linear_eval|(student|ema)_.*loss"
 )
-
-
-class UnknownFamilyError(UserError):
-    """The weights are complete, but of another architecture than this package's."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +72,13 @@ def read_encoder(source: str, num_heads: int | None = None, decoder_heads: int |
     Raises:
         UserError: unreadable, unsafe, of another architecture, or not fitting tensor for tensor.
     """
+    check_readable(source)  # before the import of torch
     from . import dinov3
-    from .weights import locate, read_object, read_tensors
+    from .weights import locate, read_tensors
 
     path = locate(source)
     folder = path if path.is_dir() else path.parent
-    stated = read_object(folder / "config.json") if path.is_dir() else {}
+    stated = stated_config(source, path)
     tensors = read_tensors(path)
     processor = read_object(folder / "preprocessor_config.json") if path.is_dir() else {}
     timm = stated.get("pretrained_cfg", {})
@@ -105,22 +103,11 @@ def _from_transformers(source: str, stated: dict[str, Any], tensors: "dict[str, 
     family = stated["model_type"]
     if family == "biovfm":
         return _checked(source, lambda: BioVFMConfig.from_dict(stated)), tensors, None
-    known = {
-        "dinov2": (tables.HF_DINOV2, "dinov2."),
-        "dinov2_with_registers": (tables.HF_DINOV2, "dinov2_with_registers."),
-        "vit": (tables.HF_VIT, "vit."),
-        "vit_mae": (tables.HF_VIT_MAE, ""),
-    }
     if family == dinov3.MODEL_TYPE:
         tensors = dinov3.plain_transformers(tensors)
         fields = dinov3.transformers_fields(source, stated, tensors)
         return _config(source, fields), tensors, tables.HF_DINOV3
-    if family not in known:
-        others = ", ".join([*known, dinov3.MODEL_TYPE])
-        raise UnknownFamilyError(
-            f"{source}: a {family!r} model; convert reads biovfm, {others}, DINOv2, DINOv3, MAE and timm"
-        )
-    table, prefix = known[family]
+    table, prefix = getattr(tables, FAMILIES[family].table), FAMILIES[family].prefix
     tensors = {tables.hub_name(name.removeprefix(prefix)): tensor for name, tensor in tensors.items()}
     if family == "vit_mae" and not any(name.startswith("vit.") for name in tensors):
         tensors = {f"vit.{name}": tensor for name, tensor in tensors.items()}

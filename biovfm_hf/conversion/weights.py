@@ -11,10 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UserError, one_line
-from ..reading.documents import read_json
-from .place import WEIGHT_SUFFIXES, check_place
+from .place import check_place, damaged, weight_files
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # keys under which training scripts store the weights, outermost first
 _WRAPPERS = ("teacher", "model_ema", "model", "state_dict")
 
@@ -37,20 +35,6 @@ def locate(source: str) -> Path:
         raise UserError(f"{source}: neither a path nor a Hub repo that can be reached ({one_line(error)})") from error
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file's object; empty when there is no such file.
-
-    Raises:
-        UserError: the file is not a JSON object.
-    """
-    if not path.is_file():
-        return {}
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: is not a JSON object")
-    return content
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of a weight file, or of the one in a folder (sharded or not), by name, on the CPU.
 
@@ -60,32 +44,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: no weights there, or a damaged or unsafe file.
     """
-    if path.is_dir():
-        files = _weight_files(path)
-    elif path.suffix in WEIGHT_SUFFIXES:
-        files = [path]
-    else:
-        raise UserError(f"{path}: not a weight file; expected {', '.join(WEIGHT_SUFFIXES)} or a model folder")
     tensors: dict[str, Tensor] = {}
-    for file in files:
+    for file in weight_files(path):
         tensors.update(_unwrap(_read_file(file)))
     if not tensors:
         raise UserError(f"{path}: holds no tensors")
     return _plain_names(tensors)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return [folder / name]
-        index = read_object(folder / f"{name}.index.json")
-        if index:
-            shards = sorted(set(index.get("weight_map", {}).values()))
-            outside = [shard for shard in shards if Path(shard).name != shard]
-            if outside:
-                raise UserError(f"{folder / name}.index.json: {outside[0]} lies outside the folder")
-            return [folder / shard for shard in shards]
-    raise UserError(f"{folder}: no weights there; expected {' or '.join(WEIGHT_FILES)}")
 
 
 def _read_file(file: Path) -> Any:
@@ -95,8 +59,6 @@ def _read_file(file: Path) -> Any:
         # MAE's checkpoints carry their command line; a Namespace of plain values cannot run anything
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file") from error
     except pickle.UnpicklingError as error:
         pickled = re.search(r"GLOBAL (\S+)", str(error))
         what = f"a pickled {pickled[1]}" if pickled else "more than tensors, or is not a torch file"
@@ -104,7 +66,7 @@ def _read_file(file: Path) -> Any:
             f"{file}: holds {what}, which is never loaded; save its state_dict alone and convert that"
         ) from error
     except Exception as error:  # damaged files raise almost any exception
-        raise UserError(f"{file}: damaged or not a weight file ({one_line(error)})") from error
+        raise damaged(file, one_line(error)) from error
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from evaluation.encoders.load import load_encoder
 from training import objectives
 from training.config_file import load_config
 from training.data.batches import CropBatches, Share
+from training.data.images import open_images
 from training.estimate import peak_flops
 from training.loop import one_step
 from training.settings.config import TrainConfig
@@ -120,7 +121,8 @@ def begun(objective: str, folder: Path, scale: Scale, **settings: Any) -> Run:
     tiny = {**TINY, **TINY_OF[objective]} if scale.dry else {}
     recipe = f"{objective}_{'smoke' if scale.dry else 'vit_large'}"
     given = {key.replace("__", "."): value for key, value in settings.items()}
-    return start(load_config(recipe, {**keys, **tiny, **given}), objectives.method_of(objective), folder / "run")
+    config = load_config(recipe, {**keys, **tiny, **given})
+    return start(config, objectives.method_of(objective), folder / "run", open_images(config.data))
 
 
 def one_batch(run: Run, images: int) -> dict[str, Any]:

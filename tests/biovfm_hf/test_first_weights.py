@@ -26,7 +26,7 @@ from biovfm_hf import (
 from training.config_file import load_config
 from training.objectives.dino.method import DINOMethod
 from training.objectives.mae.method import MAEMethod
-from training.settings.config import biovfm_config
+from training.settings.architecture import biovfm_config
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 96, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
 DECODER = {"decoder_hidden_size": 64, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 4}

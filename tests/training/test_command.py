@@ -33,7 +33,8 @@ from training.run import export
 from training.run.device import check_devices, make_accelerator
 from training.run.provenance import lineages
 from training.schedule import StepValues
-from training.settings.config import TrainConfig, biovfm_config
+from training.settings.architecture import biovfm_config
+from training.settings.config import TrainConfig
 
 from .conftest import SMALL_DINO, SMALL_MAE
 
@@ -435,19 +436,6 @@ def test_trackio_receives_the_metrics_as_one_run(
     lines = [json.loads(line) for line in (tmp_path / "my-run" / "metrics.jsonl").read_text().splitlines()]
     assert [json.loads(row[3])["loss"] for row in rows[:6]] == [line["loss"] for line in lines]
     assert json.loads(config[0])["augment.preset"] == "mae"
-
-
-def test_a_tracker_that_is_not_installed_is_told(
-    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    import accelerate.tracking
-
-    monkeypatch.setattr(accelerate.tracking, "get_available_trackers", list)
-    words = ["--config", "mae_smoke", "--data", str(image_folder), "--out", str(tmp_path), *SMALL_MAE]
-    assert run_script("mae", [*words, "run.trackers=[trackio]"]) == 1
-    assert (
-        capsys.readouterr().err == "error: run.trackers: trackio is not installed; get it with: pip install trackio\n"
-    )
 
 
 def test_an_exported_folder_is_the_tensors_it_was_given(tmp_path: Path) -> None:

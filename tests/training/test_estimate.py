@@ -9,7 +9,7 @@ from biovfm_hf.errors import UserError
 from training import objectives
 from training.config_file import load_config
 from training.estimate import check_memory
-from training.settings.config import biovfm_config
+from training.settings.architecture import biovfm_config
 
 
 @pytest.mark.parametrize(

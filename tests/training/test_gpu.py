@@ -14,8 +14,8 @@ from training.config_file import load_config
 from training.data import effects
 from training.data.batches import normalise
 from training.schedule import StepValues
+from training.settings.architecture import biovfm_config
 from training.settings.augment import AugmentConfig
-from training.settings.config import biovfm_config
 
 VALUES = StepValues(lr=1e-3, last_layer_lr=1e-3, weight_decay=0.1, momentum=0.9, teacher_temp=0.05)
 DINO = {"augment.global_size": 64, "augment.local_size": 32, "augment.local_count": 2, "model.drop_path_rate": 0.3}

@@ -9,7 +9,7 @@ from biovfm_hf import BioVFMConfig
 from biovfm_hf.flops import Architecture, Crops, PrototypeHeads, step_flops
 from biovfm_hf.front_door import counted_objectives, recipe_flops
 from training.config_file import load_config, shipped_configs
-from training.settings.config import biovfm_config
+from training.settings.architecture import biovfm_config
 from training.settings.typed import flat, plain
 
 PAGE = Path(__file__).parents[2] / "docs" / "pretraining.md"

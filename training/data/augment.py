@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from ..settings.augment import AugmentConfig
-from .effects import EFFECTS, JITTER, Draw, Image
+from .decode import Image
+from .effects import EFFECTS, JITTER, Draw
 
 _CUBIC_TO, _LINEAR_TO = 1.25, 1.6  # up to this reduction they are close to antialiased bicubic
 

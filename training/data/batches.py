@@ -23,9 +23,9 @@ from biovfm_hf.nearest import did_you_mean
 
 from ..settings.augment import AugmentConfig, CropSizes
 from ..settings.config import DataConfig, TrainConfig
-from .augment import Augmenter, Image, pack
+from .augment import Augmenter, pack
 from .augment_batch import pack_looks
-from .decode import read_image
+from .decode import Image, read_image
 from .effects import per_channel
 from .images import TRIES, Images
 from .order import SampleOrder

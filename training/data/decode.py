@@ -1,18 +1,19 @@
 """Decodes image files to 8-bit arrays: common formats on a fast path, others by `biovfm_hf.reading.image_files`."""
 
 import os
+from typing import Any
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # damaged images are reported by us, once
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.pictures import MAX_PIXELS, MAX_SIDE
 from biovfm_hf.reading.image_files import read_uint8
 
-from .augment import Image
-
+Image = NDArray[Any]  # uint8, (H, W) grey or (H, W, 3) RGB
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _FRAME_MARKERS = (0xC0, 0xC1, 0xC2)

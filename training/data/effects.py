@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..settings.augment import AugmentConfig
-
-Image = NDArray[Any]  # uint8, (H, W) grey or (H, W, 3) RGB
+from .decode import Image
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601-2, as PIL's "L"
 _RAMP = np.arange(256, dtype=np.float32)

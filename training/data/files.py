@@ -51,24 +51,6 @@ def has_files(address: str | None) -> bool:
     )
 
 
-def check_data(address: str | None) -> None:
-    """Refuse data that cannot be images: as `has_files`, and a folder or pattern of this machine without a file.
-
-    Raises:
-        UserError: there is nothing.
-    """
-    if not has_files(address) or is_remote(str(address)):
-        return
-    folder = Path(str(address)).expanduser()
-    names = (
-        (name for *_, names in os.walk(folder) for name in names)
-        if folder.is_dir()
-        else iter(find_files(str(address)))
-    )
-    if all(is_hidden(name) for name in names):
-        raise no_images(str(address))
-
-
 def no_images(address: str) -> UserError:
     """The error for data without an image."""
     return UserError(

@@ -154,7 +154,7 @@ def _open_files(config: DataConfig) -> Images:
     images = (
         ZipImages(archives) if archives else FolderImages(str(config.path), _selected_files(config, kinds["image"]))
     )
-    for column in config.filters:
+    for column in (*config.filters, *([config.weight_by] if config.weight_by else [])):
         images.group_by(column)
     _refuse_dataset_keys(config, "a zipped folder of images" if archives else "a plain folder of images")
     if not len(images):

@@ -15,50 +15,13 @@ from biovfm_hf.reading.documents import read_yaml
 from biovfm_hf.size_names import named_size
 
 from ..run.checkpoint import newest_model, newest_name
-from ..settings.config import OWN_KEYS, TrainConfig, biovfm_config, is_run
-from . import config_of
+from ..settings.architecture import biovfm_config
+from ..settings.config import TrainConfig
+from ..settings.weights import is_run
+from .stated import ARCHITECTURE, DECODER, ENCODER, REMEDY, ROTARY, check_alike, run_architecture
 
 M = TypeVar("M", bound=nn.Module)
 _POSITIONS, _MASK = "position_embeddings", "mask_token"
-_ENCODER = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "patch_size",
-    "num_channels",
-    "mlp_ratio",
-    "ffn_type",
-    "hidden_act",
-    "qkv_bias",
-    "layerscale_value",
-    "num_register_tokens",
-    "interpolate_offset",
-    "interpolate_antialias",
-    "mask_key_bias",
-    "layer_norm_eps",
-    "untie_cls_and_patch_norms",
-    "untie_global_and_local_cls_norm",
-)
-# rotary positions belong to the weights, as widths do; position tables are resized or made anew
-_ROTARY = (
-    "position_embedding_type",
-    "rope_base",
-    "rope_min_period",
-    "rope_max_period",
-    "rope_normalize_coords",
-    "rope_dtype",
-    "rope_shift_coords",
-    "rope_jitter_coords",
-    "rope_rescale_coords",
-)
-_DECODER = ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads")
-_ARCHITECTURE = (*_ENCODER, *_ROTARY, *_DECODER)
-# what shapes of tensors do not show, although features depend on it
-_UNSHAPED = ("num_attention_heads", "mask_key_bias", "hidden_act", "layer_norm_eps")
-_UNSHAPED_ROTARY = ("rope_base", "rope_min_period", "rope_max_period", "rope_normalize_coords")
-_RESIZING = ("interpolate_offset", "interpolate_antialias")
-_ASSUMED = ("hidden_act", "layer_norm_eps", "rope_normalize_coords", *_RESIZING)  # a weight file does not state these
-_REMEDY = "give the model section (and the objective's, for heads that come along) the settings it was made with"
 
 
 def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConfig:
@@ -78,15 +41,15 @@ def with_architecture(config: TrainConfig, out: Path | None = None) -> TrainConf
     if is_run(str(run)):
         section = read_yaml(run / "config.yaml").get("model") or {}
         size, family = str(section.get("size") or config.model.size), section.get("family")
-        fields = {name: value for name, value in section.items() if name in _ARCHITECTURE}
+        fields = {name: value for name, value in section.items() if name in ARCHITECTURE}
     else:
         given = config.model.fields
         encoder = _read_encoder(source, given.get("num_attention_heads"), given.get("decoder_num_attention_heads"))
         size, family = named_size(encoder.config.to_dict()) or config.model.size, config.model.family
-        names = _ARCHITECTURE if encoder.has_decoder else (*_ENCODER, *_ROTARY)
+        names = ARCHITECTURE if encoder.has_decoder else (*ENCODER, *ROTARY)
         rotary = encoder.config.position_embedding_type == "rope"
-        fields = {name: getattr(encoder.config, name) for name in names if rotary or name not in _ROTARY}
-    decoder = {name: value for name, value in fields.items() if name in _DECODER}
+        fields = {name: getattr(encoder.config, name) for name in names if rotary or name not in ROTARY}
+    decoder = {name: value for name, value in fields.items() if name in DECODER}
     fields = {**fields, **config.model.fields, **decoder}
     return replace(config, model=replace(config.model, size=size, family=family, fields=fields))
 
@@ -123,33 +86,6 @@ def read_initial(config: TrainConfig, model_config: BioVFMConfig) -> ConvertedEn
     return encoder
 
 
-def check_alike(
-    theirs: BioVFMConfig, ours: BioVFMConfig, source: str, key: str = "model.init_from", resizing: bool = False
-) -> None:
-    """Refuse weights of `source` that would fit, but with which our model computes other features than their own.
-
-    A weight file has no config, so what had to be assumed of it is not compared. The precision of rotary positions and
-    what acts only in training may differ.
-
-    Args:
-        theirs: the configuration that the weights were made with.
-        ours: the one that they are used with.
-        source: where the weights are.
-        key: the setting that names `source`.
-        resizing: also compare how learned position embeddings are resized.
-
-    Raises:
-        UserError: names the first field that differs.
-    """
-    rotary = ours.position_embedding_type == "rope"
-    positions = _UNSHAPED_ROTARY if rotary else _RESIZING if resizing else ()
-    assumed = _ASSUMED if Path(source).expanduser().is_file() else ()
-    for name in (*_UNSHAPED, *positions):
-        value, needed = getattr(theirs, name), getattr(ours, name)
-        if value != needed and name not in assumed:
-            raise UserError(f"{key} {source} has {name} {value}, this model {needed}; {_REMEDY}")
-
-
 def _read_encoder(source: str, heads: int | None, decoder_heads: int | None) -> ConvertedEncoder:
     try:
         return read_encoder(source, heads, decoder_heads)
@@ -177,21 +113,8 @@ def run_tensors(config: TrainConfig) -> dict[str, Tensor] | None:
     source = config.model.init_from
     if not source or not is_run(source):
         return None
-    check_alike(run_config(source), biovfm_config(config), source)
+    check_alike(run_architecture(source), biovfm_config(config), source)
     return newest_model(Path(source) / "checkpoints")
-
-
-def run_config(source: str) -> BioVFMConfig:
-    """The architecture of the encoder that a run folder trains.
-
-    Raises:
-        UserError: its config.yaml cannot be read.
-    """
-    stated = read_yaml(Path(source) / "config.yaml")
-    kind, section = config_of(str(stated["method"])), stated["model"]
-    own = {"image_size": stated["augment"]["global_size"], **kind.model_fields}
-    fields = {name: value for name, value in section.items() if name not in OWN_KEYS}
-    return BioVFMConfig.from_size(section["size"], section.get("family") or kind.family, **{**own, **fields})
 
 
 @torch.no_grad()
@@ -210,7 +133,7 @@ def take_over(model: nn.Module, tensors: dict[str, Tensor], name: str, key: str 
         if tensor_name not in remaining:
             if tensor_name.endswith(_MASK):
                 continue  # released encoders have no mask token, or one of zeros; it is learned quickly
-            raise UserError(f"{key} {name} has no tensor {tensor_name}; {_REMEDY}")
+            raise UserError(f"{key} {name} has no tensor {tensor_name}; {REMEDY}")
         tensor = remaining.pop(tensor_name)
         if (
             tensor_name.endswith(_POSITIONS)
@@ -221,7 +144,7 @@ def take_over(model: nn.Module, tensors: dict[str, Tensor], name: str, key: str 
             tensor = resize_position_embeddings(tensor, (side, side), antialias=True)
         if tensor.shape != parameter.shape:
             sizes = f"{tuple(tensor.shape)}, this model needs {tuple(parameter.shape)}"
-            raise UserError(f"{key} {name}: {tensor_name} is {sizes}; {_REMEDY}")
+            raise UserError(f"{key} {name}: {tensor_name} is {sizes}; {REMEDY}")
         parameter.copy_(tensor)
     if unused := sorted(name for name in remaining if not name.endswith(_MASK)):
-        raise UserError(f"{key} {name} also has {unused[:3]}; {_REMEDY}")
+        raise UserError(f"{key} {name} also has {unused[:3]}; {REMEDY}")

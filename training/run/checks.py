@@ -1,34 +1,81 @@
 """Checks of a run that need no torch, and so come before the seconds that its import takes."""
 
 import os
+from importlib import metadata
 from pathlib import Path
 
-from biovfm_hf.conversion.place import check_place
 from biovfm_hf.errors import UserError
+from biovfm_hf.hub.names import check_hub_names
+from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.writing.files import check_writable
 
-from ..data.files import check_data
+from ..config_file import with_steps
+from ..data.images import Images, open_images
+from ..objectives.stated import check_initial
 from ..settings.config import TrainConfig
+from .same_run import check_same_run
+from .watched import mask_files, task_files
+
+# accelerate's trackers, each with the packages of which it needs one; asking accelerate takes the import of torch
+TRACKERS = {
+    "aim": ("aim",),
+    "clearml": ("clearml",),
+    "comet_ml": ("comet_ml",),
+    "dvclive": ("dvclive",),
+    "mlflow": ("mlflow", "mlflow-skinny"),
+    "swanlab": ("swanlab",),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "trackio": ("trackio",),
+    "wandb": ("wandb",),
+}
 
 
-def check_run(config: TrainConfig, out: Path) -> None:
-    """Refuse data, weights, a batch or a run folder that a run in `out` cannot use.
+def check_run(config: TrainConfig, out: Path) -> Images:
+    """Refuse settings, weights, data or a run folder that a run in `out` cannot use, and open its images.
 
     Raises:
         UserError: names the key or the path.
     """
-    check_data(config.data.path)
     check_apart(out, config.data.path)
     check_writable(out, folder=True)
     check_batch(config, int(os.environ.get("WORLD_SIZE", "1")))
-    if config.data.selection and not Path(config.data.selection).expanduser().exists():
-        raise UserError(f"data.selection {config.data.selection}: no such file; biovfm curate writes one")
-    for name in ("task", "masks"):
-        place = getattr(config.watch, name)
-        if place and not Path(place).expanduser().is_dir():
-            raise UserError(f"watch.{name} {place}: no such folder; check the path")
-    if config.model.init_from and not (out / "checkpoints").is_dir():  # a run that goes on needs them no more
-        check_place(config.model.init_from)
+    check_trackers(config.run.trackers)
+    if config.run.push_to_hub:
+        check_hub_names([config.run.push_to_hub])
+    begun = (out / "checkpoints").is_dir()  # such a run needs its initial weights no more
+    (config.without_weights() if begun else config).check_weights()
+    if not begun:
+        check_initial(config)
+    if config.watch.task:
+        task_files(Path(config.watch.task).expanduser())
+    if config.watch.masks:
+        mask_files(Path(config.watch.masks).expanduser())
+    images = open_images(config.data)
+    given = tuple(f"{key.rpartition('.')[0]}." for key, source in config.sources.items() if source)
+    check_same_run(out, with_steps(config, len(images)), unknown=given)
+    return images
+
+
+def check_trackers(names: list[str]) -> None:
+    """Refuse trackers that accelerate does not know or that are not installed; it would train without them.
+
+    Raises:
+        UserError: names the tracker.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            raise UserError(f"run.trackers: accelerate has no {name!r}{did_you_mean(name, TRACKERS)}")
+        if not any(is_installed(package) for package in TRACKERS[name]):
+            raise UserError(f"run.trackers: {name} is not installed; get it with: pip install {TRACKERS[name][0]}")
+
+
+def is_installed(package: str) -> bool:
+    """Whether a distribution is installed; a folder of its name here, as trackers write one, is not enough."""
+    try:
+        metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def check_apart(out: Path, data: str | None) -> None:

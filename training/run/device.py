@@ -1,4 +1,4 @@
-"""Sets up device, precision and trackers through accelerate, and refuses those that are not available.
+"""Sets up device, precision and trackers through accelerate, and refuses devices that are not available.
 
 It also speeds up steps on a CPU.
 """
@@ -16,7 +16,6 @@ from torch import nn
 from biovfm_hf.errors import UserError
 from biovfm_hf.memory import keep_freed_memory
 from biovfm_hf.modeling_biovfm import BioVFMAttention
-from biovfm_hf.nearest import did_you_mean
 
 from ..settings.config import TrainConfig
 
@@ -56,22 +55,6 @@ def _launched_for_gpus() -> bool:
     settings = {name: os.environ.get(f"ACCELERATE_{name}", "no").lower() for name in _GPU_SETTINGS}
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1", "yes")
     return not on_cpu and any(value not in ("no", "false") for value in settings.values())
-
-
-def check_trackers(names: list[str]) -> None:
-    """Refuse trackers that accelerate does not know or that are not installed; it would train without them.
-
-    Raises:
-        UserError: names the tracker.
-    """
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    available = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
-    for name in names:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise UserError(f"run.trackers: accelerate has no {name!r}{did_you_mean(name, LOGGER_TYPE_TO_CLASS)}")
-        if name not in available:
-            raise UserError(f"run.trackers: {name} is not installed; get it with: pip install {name}")
 
 
 def make_accelerator(config: TrainConfig, out: Path) -> Any:

@@ -20,7 +20,7 @@ from biovfm_hf import BioVFMImageProcessor
 from biovfm_hf.cards.objective import tag_of, write_objective
 from biovfm_hf.cards.origin import public_name
 from biovfm_hf.cards.stub import STUB_FIELD
-from biovfm_hf.conversion.weights import read_object
+from biovfm_hf.conversion.place import read_object
 from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.hub.calls import hub_api, steady
 from biovfm_hf.size_names import size_words

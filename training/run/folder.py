@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,27 +10,16 @@ from typing import Any
 import numpy as np
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.reading.documents import parse_yaml
 from biovfm_hf.writing.files import atomic_path, write_text
 from biovfm_hf.writing.locks import lock
 
 from ..data.augment_batch import apply_drawn_looks
 from ..data.batches import CropBatches
 from ..settings.config import TrainConfig
-from ..settings.typed import flat, plain, to_yaml
+from ..settings.typed import to_yaml
 from .provenance import Lineage, note_lineages
+from .same_run import check_same_run, results_in
 
-# Settings that may change when a run continues: they change neither the images seen nor what is learned from them.
-_FREE = (
-    "run.",
-    "watch.",
-    "data.workers",
-    "data.cache_mib",
-    "data.path",
-    "data.revision",
-    "batch.per_process",
-    "epochs",
-)
 _SHEET_IMAGES = 8
 
 
@@ -65,53 +53,12 @@ def prepare_run_folder(out: Path, config: TrainConfig) -> dict[str, Lineage]:
     Raises:
         UserError: `out` belongs to a run with other settings, or cannot be written.
     """
-    text = to_yaml(config)
-    path = out / "config.yaml"
-    if path.is_file():
-        before, now = (flat(_settings(source, out)) for source in (path.read_text(encoding="utf-8"), text))
-        # keys that an older version's file lacks had their defaults; keys that no longer exist change nothing
-        default = flat(_settings(to_yaml(type(config)()), out))
-        sections = tuple(f"{name}." for name in plain(config))
-        keys = sorted(key for key in before.keys() | now.keys() if key in now or key.startswith(sections))
-        changed = [key for key in keys if before.get(key, default.get(key)) != now.get(key)]
-        changed = [key for key in changed if not key.startswith(_FREE)]
-        if changed and _results(out):
-            listed = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed[:4])
-            onward = f"with another --out and --model.init_from {out}"
-            if changed == ["steps"] and now["steps"] > before.get("steps", default["steps"]):
-                onward = f"with: {_more_steps(out, now['steps'] - before.get('steps', default['steps']))}"
-            raise UserError(
-                f"{out} holds a run with other settings ({listed}); use the same settings, or continue from its "
-                f"weights {onward}"
-            )
-    elif results := _results(out):
-        raise UserError(f"{out} holds {results[0]}/ but no config.yaml, so it is not a run folder; use another --out")
+    check_same_run(out, config)
     try:
-        write_text(path, text)
-        return note_lineages(out, config, begun=bool(_results(out)))
+        write_text(out / "config.yaml", to_yaml(config))
+        return note_lineages(out, config, begun=bool(results_in(out)))
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
-
-
-def _more_steps(out: Path, steps: int) -> str:
-    """The command that trains a finished run's weights further, in a new run, because the schedules have ended."""
-    command = ["biovfm", "pretrain", str(out / "config.yaml"), "--out", f"{out}-more", f"model.init_from={out}"]
-    return shlex.join([*command, f"steps={steps}"])
-
-
-def _results(out: Path) -> list[str]:
-    """The files in `out` that a run would continue or replace."""
-    return [name for name in ("checkpoints", "model", "model_with_decoder", "exports") if (out / name).exists()]
-
-
-def _settings(text: str, out: Path) -> dict[str, Any]:
-    try:
-        tree = parse_yaml(text, f"{out}/config.yaml")
-    except UserError:
-        tree = None
-    if not isinstance(tree, dict) or "method" not in tree:
-        raise UserError(f"{out}/config.yaml is not of a pretraining run; use another --out")
-    return tree
 
 
 def append_metrics(out: Path, record: dict[str, Any]) -> None:

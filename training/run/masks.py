@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from biovfm_hf.decoding.files import PICTURE_SUFFIXES
 from biovfm_hf.errors import UserError
 from biovfm_hf.reading.masks import read_mask
 
 from ..data.augment import pack, resize
 from ..data.decode import read_image
 from ..data.files import read_bytes
+from .watched import Masked, mask_files
 
 CELLS = 4  # cells per patch side, at which masks are compared
 MAX_IMAGES = 128  # images of each split
@@ -38,9 +38,9 @@ class MaskedImages:
 
 
 def load_masks(folder: Path, size: int, patch_size: int, limit: int) -> MaskedImages:
-    """Load a segmentation folder, as for `biovfm probe`: `{train,test}/{images,masks}/NAME`, or `{images,masks}/NAME`.
+    """Load a segmentation folder, as for `biovfm probe`, in the forms of `mask_files`.
 
-    In the latter form every second image is for test. Masks hold class numbers, or 0 and 255.
+    Masks hold class numbers, or 0 and 255.
 
     Args:
         folder: the task.
@@ -49,16 +49,9 @@ def load_masks(folder: Path, size: int, patch_size: int, limit: int) -> MaskedIm
         limit: most images of each split, spread evenly over the sorted names.
 
     Raises:
-        UserError: the folder does not exist, an image has no mask, or there is only one class.
+        UserError: as `mask_files`, or there is only one class.
     """
-    split = (folder / "train").is_dir() and (folder / "test").is_dir()
-    if split:
-        parts = [_pairs(folder / name) for name in ("train", "test")]
-    else:
-        pairs = _pairs(folder)
-        parts = [pairs[::2], pairs[1::2]]
-    if not all(parts):
-        raise UserError(f"watch.masks {folder}: too few images; at least one each for training and test is needed")
+    parts = mask_files(folder)
     few = min(limit, MAX_IMAGES)
     chosen = [
         [part[place] for place in np.linspace(0, len(part) - 1, min(few, len(part))).astype(int)] for part in parts
@@ -77,29 +70,12 @@ def load_masks(folder: Path, size: int, patch_size: int, limit: int) -> MaskedIm
     return MaskedImages(train, test, max(values) + 1)
 
 
-def _pairs(folder: Path) -> list[tuple[Path, Path]]:
-    """Images and their masks, by their names without suffix."""
-    images, masks = (_files(folder / name) for name in ("images", "masks"))
-    lacking = [name for name in images if name not in masks]
-    if not images or lacking:
-        what = f"{lacking[0]} has no mask" if lacking else "no images"
-        raise UserError(
-            f"watch.masks {folder}: {what}; it needs images/NAME and masks/NAME, or train/ and test/ of them"
-        )
-    return [(images[name], masks[name]) for name in sorted(images)]
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    paths = folder.iterdir() if folder.is_dir() else ()
-    return {path.stem: path for path in paths if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != "."}
-
-
-def _images(pairs: list[tuple[Path, Path]], size: int) -> Tensor:
+def _images(pairs: Masked, size: int) -> Tensor:
     images = (read_image(read_bytes(str(image)), str(image)) for image, _ in pairs)
     return torch.from_numpy(pack([resize(image, size) for image in images]))
 
 
-def _masks(pairs: list[tuple[Path, Path]], cells: int) -> Tensor:
+def _masks(pairs: Masked, cells: int) -> Tensor:
     masks = (read_mask(mask).astype(np.float32) for _, mask in pairs)
     small = [cv2.resize(mask, (cells, cells), interpolation=cv2.INTER_NEAREST_EXACT) for mask in masks]
     return torch.from_numpy(np.stack(small)).long()

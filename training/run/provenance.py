@@ -17,7 +17,8 @@ from biovfm_hf.errors import UserError
 from biovfm_hf.front_door import encoder_provenance
 from biovfm_hf.hub.network import is_path, is_repository
 
-from ..settings.config import TrainConfig, is_run
+from ..settings.config import TrainConfig
+from ..settings.weights import is_run
 
 _NOTES = "origins"
 

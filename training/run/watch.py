@@ -21,13 +21,15 @@ from biovfm_hf.errors import UserError
 
 from ..data.augment import pack, resize
 from ..data.batches import normalise
-from ..data.decode import read_image
-from ..data.effects import Image
-from ..data.images import FolderImages, Images
+from ..data.decode import Image, read_image
+from ..data.files import read_bytes
+from ..data.images import Images
 from ..data.order import permute
-from ..settings.config import TrainConfig, biovfm_config
+from ..settings.architecture import biovfm_config
+from ..settings.config import TrainConfig
 from .dense import dense_signs, dense_warnings
 from .masks import MaskedImages, dense_dice, load_masks
+from .watched import task_files
 
 _BATCH = 64
 Features = Callable[[Tensor, int], Tensor]  # (B, tokens, D), where patches begin -> (B, D)
@@ -45,7 +47,7 @@ class LabelledImages:
 
 
 def load_task(folder: Path, size: int, limit: int) -> LabelledImages:
-    """Load a classification folder: `{train,test}/CLASS/*`, or `CLASS/*`, where every second image is for test.
+    """Load a classification folder in the forms of `task_files`.
 
     Args:
         folder: the task.
@@ -53,33 +55,14 @@ def load_task(folder: Path, size: int, limit: int) -> LabelledImages:
         limit: most images of each split, spread evenly over the sorted files.
 
     Raises:
-        UserError: the folder does not exist, has fewer than two classes, a class only in the test split, or a split
-            without images.
+        UserError: as `task_files`, or an image cannot be read.
     """
-    parts = [folder / name for name in ("train", "test")]
-    split = all(part.is_dir() for part in parts)
-    root = parts[0] if split else folder
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    if len(classes) < 2:
-        raise UserError(
-            f"watch.task {folder} needs one folder of images per class, at least two, or train/ and test/ of them"
-        )
-    unknown = sorted({path.name for path in parts[1].iterdir() if path.is_dir()} - set(classes)) if split else []
-    if unknown:
-        raise UserError(f"watch.task {parts[1]} has classes that {root} lacks: {', '.join(unknown[:4])}")
+    classes, parts = task_files(folder)
     splits = []
-    for number in range(2):
-        files = []
-        for label, name in enumerate(classes):
-            images = FolderImages((parts[number] if split else folder) / name)
-            chosen = range(len(images)) if split else range(number, len(images), 2)
-            files += [(images, index, label) for index in chosen]
-        if not files:
-            raise UserError(f"watch.task {parts[number] if split else folder} holds no images")
-        files = [files[place] for place in np.linspace(0, len(files) - 1, min(limit, len(files))).astype(int)]
-        pixels = [_square(read_image(*images.fetch(index)[:2]), size) for images, index, _ in files]
-        labels = torch.tensor([label for *_, label in files])
-        splits.append((torch.from_numpy(pack(pixels)), labels))
+    for files in parts:
+        chosen = [files[place] for place in np.linspace(0, len(files) - 1, min(limit, len(files))).astype(int)]
+        pixels = [_square(read_image(read_bytes(path), path), size) for path, _ in chosen]
+        splits.append((torch.from_numpy(pack(pixels)), torch.tensor([label for _, label in chosen])))
     return LabelledImages(splits[0], splits[1], classes)
 
 

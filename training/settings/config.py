@@ -5,23 +5,19 @@ its `config.py`. Counts that may depend on the length of the run, such as warm-u
 or a share of all steps between 0 and 1.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from huggingface_hub.errors import StrictDataclassError
-
 from biovfm_hf import sizes
-from biovfm_hf.architecture import FAMILY_FIELDS, CheckedArchitecture
 from biovfm_hf.cards.objective import Logged, Objective
 from biovfm_hf.cards.origin import Origin
-from biovfm_hf.errors import UserError, one_line
-from biovfm_hf.nearest import did_you_mean
+from biovfm_hf.errors import UserError
 
-from .augment import AugmentConfig, check_augment
+from .augment import AugmentConfig
 from .reported import LOGGED, MAIN_SETTINGS
 from .typed import Positive, Range, Share, StepsOrShare, check_ranges
+from .weights import check_source, is_run
 
 
 @dataclass(frozen=True)
@@ -284,6 +280,33 @@ class TrainConfig:
         logged, settings = LOGGED | self.logged, MAIN_SETTINGS | self.main_settings
         return Objective(self.title, *self.description, flops_per_image, logged, settings)
 
+    @property
+    def sources(self) -> dict[str, str | None]:
+        """Key -> the weights that it names for a run that begins."""
+        return {"model.init_from": self.model.init_from}
+
+    @property
+    def encoders(self) -> dict[str, Self]:
+        """Section -> the run whose model section is this one, for each encoder that is trained."""
+        return {"model": self}
+
+    def check_complete(self) -> None:
+        """Refuse settings that a dry run can do without, but no run.
+
+        Raises:
+            UserError: names the key.
+        """
+
+    def check_weights(self) -> None:
+        """Refuse weights that are not there, as far as that is known without reading them.
+
+        Raises:
+            UserError: names the key and the weights.
+        """
+        for key, source in self.sources.items():
+            if source and not is_run(source):
+                check_source(key, source)
+
     def check_pass(self, images: int, processes: int) -> None:
         """Refuse a number of images per pass that the objective cannot use (besides `smallest_batch`).
 
@@ -324,61 +347,3 @@ class TrainConfig:
     def step_count(self, value: int | float) -> int:
         """A whole number of steps as it is, or a share between 0 and 1 of all steps."""
         return round(value * self.steps) if isinstance(value, float) else value
-
-
-def is_run(source: str) -> bool:
-    """Whether a path is that of a run folder, with checkpoints."""
-    return (Path(source) / "checkpoints").is_dir()
-
-
-def biovfm_config(config: TrainConfig) -> Any:
-    """The `BioVFMConfig` of the pretrained model, including a decoder.
-
-    Raises:
-        UserError: an unknown size or field, or values that do not fit together.
-    """
-    from biovfm_hf import BioVFMConfig
-
-    given = _given(config)
-    _check_names(config, [item.name for item in fields(BioVFMConfig)])
-    try:
-        return BioVFMConfig.from_size(config.model.size, family=config.model.family or config.family, **given)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise _refused(config, error) from error
-
-
-def check_sizes(config: TrainConfig) -> None:
-    """Refuse what `biovfm_config` refuses, and crops that are not whole patches, without its import of torch.
-
-    With initial weights the architecture is known only when these are read.
-
-    Raises:
-        UserError: as `biovfm_config` and `check_augment`.
-    """
-    _check_names(config, [item.name for item in fields(CheckedArchitecture)])
-    if config.model.init_from:
-        return
-    family = FAMILY_FIELDS[config.model.family or config.family]
-    try:
-        given = {**sizes.named(config.model.size)._asdict(), **family, **_given(config)}
-        patch_size = CheckedArchitecture(**given).patch_size
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise _refused(config, error) from error
-    check_augment(config.augment, patch_size)
-
-
-def _check_names(config: TrainConfig, known: Sequence[str]) -> None:
-    for name in _given(config):
-        if name not in known:
-            raise UserError(f"unknown config key model.{name}{did_you_mean(name, [*OWN_KEYS, *known], 'model.')}")
-
-
-def _given(config: TrainConfig) -> dict[str, Any]:
-    """The fields of `BioVFMConfig` that do not follow from size and family."""
-    return {"image_size": config.augment.global_size, **config.model_fields, **config.model.fields}
-
-
-def _refused(config: TrainConfig, error: Exception) -> UserError:
-    reason = one_line(error.__cause__ or error)
-    follows = "image_size" in reason and "image_size" not in config.model.fields
-    return UserError(f"model: {reason}{' (it follows augment.global_size)' if follows else ''}")

@@ -14,7 +14,7 @@ from training.command import main, pretrain, run_script
 from training.config_file import load_config, parse_overrides
 from training.objectives import method_of
 from training.objectives.initial import with_architecture
-from training.settings.config import biovfm_config
+from training.settings.architecture import biovfm_config
 
 from ..conftest import SMALL_DINO, SMALL_MAE
 

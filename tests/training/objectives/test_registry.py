@@ -38,8 +38,9 @@ from training.estimate import describe
 from training.objectives.method import Method
 from training.recipes import counted_objectives
 from training.schedule import StepValues
+from training.settings.architecture import biovfm_config
 from training.settings.augment import preset
-from training.settings.config import TrainConfig, biovfm_config
+from training.settings.config import TrainConfig
 from training.settings.typed import plain
 
 from ..conftest import SMALL

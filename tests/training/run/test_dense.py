@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from training.command import pretrain
 from training.config_file import load_config, parse_overrides
+from training.data.images import open_images
 from training.objectives import method_of
 from training.objectives.dino.config import GramConfig
 from training.objectives.dino.gram import gram_loss
@@ -72,7 +73,8 @@ def test_a_run_logs_them_if_the_setting_says_so(image_folder: Path, tmp_path: Pa
     assert all("dense_locality" in record for record in read["with"])
     assert not any(name.startswith("dense") for record in read["without"] for name in record)
     words = parse_overrides([*words, "watch.dense=true", f"data.path={image_folder}"])
-    again = start(load_config("dino_smoke", words), method_of("dino"), tmp_path / "with")
+    config = load_config("dino_smoke", words)
+    again = start(config, method_of("dino"), tmp_path / "with", open_images(config.data))
     again.lock.close()
     localities = [record["dense_locality"] for record in read["with"]]
     assert again.history.values("dense_locality", 0) == localities, "as good as it ever was, for the warning"

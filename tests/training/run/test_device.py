@@ -11,7 +11,7 @@ from training.command import run_script
 from training.config_file import load_config, parse_overrides
 from training.optimizer import adamw
 from training.run.device import make_accelerator
-from training.settings.config import biovfm_config
+from training.settings.architecture import biovfm_config
 from training.setup import prepare
 
 from ..conftest import SMALL_DINO, SMALL_MAE

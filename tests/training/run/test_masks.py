@@ -44,7 +44,7 @@ def test_folders_with_and_without_splits(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"watch\.masks .*nowhere: no images; it needs images/NAME and masks/NAME"):
+    with pytest.raises(UserError, match=r"watch\.masks .*nowhere: no such folder; check the path"):
         load_masks(tmp_path / "nowhere", 32, 8, 10)
     folder = write_task(tmp_path / "one", 3)
     (folder / "masks" / "1.png").unlink()

@@ -3,7 +3,7 @@
 import yaml
 
 from training.config_file import load_config
-from training.settings.config import biovfm_config
+from training.settings.architecture import biovfm_config
 from training.settings.reported import LOGGED, MAIN_SETTINGS
 from training.settings.typed import flat, to_yaml
 

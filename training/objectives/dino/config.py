@@ -202,6 +202,12 @@ class DINOTrainConfig(TrainConfig):
         return {"model": Origin(self.model.init_from, (frozen,) if frozen else (), (anchor,) if anchor else ())}
 
     @property
+    def sources(self) -> dict[str, str | None]:
+        """As for every objective, and the teachers."""
+        anchor = self.gram.teacher if self.gram.weight else None
+        return {**super().sources, "teacher.frozen": self.teacher.frozen, "gram.teacher": anchor}
+
+    @property
     def description(self) -> tuple[str, str]:
         """As for every objective; with a frozen teacher the student does not learn from its own average."""
         if self.teacher.frozen:

@@ -1,6 +1,7 @@
 """Loads frozen networks: a teacher with encoder and heads, and the encoder of a Gram teacher."""
 
 import re
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from biovfm_hf.conversion.weights import read_tensors
 from biovfm_hf.errors import UserError
 
 from ...run.checkpoint import newest_model
-from ...settings.config import is_run
-from ..initial import check_alike, encoder_tensors, run_config, take_over
+from ...settings.weights import is_run
+from ..initial import encoder_tensors, take_over
+from ..stated import check_alike, run_architecture
 from .config import DINOConfig, DINOTrainConfig
 from .objective import DINONetwork
 
@@ -59,7 +61,7 @@ def frozen_config(source: str) -> BioVFMConfig:
     Raises:
         UserError: it cannot be read.
     """
-    return run_config(source) if is_run(source) else _read(source).config
+    return BioVFMConfig(**asdict(run_architecture(source))) if is_run(source) else _read(source).config
 
 
 def read_anchor(source: str, model: BioVFMModel) -> None:
@@ -72,12 +74,12 @@ def read_anchor(source: str, model: BioVFMModel) -> None:
         UserError: the weights cannot be read, or belong to another architecture.
     """
     if is_run(source):
-        config, tensors = run_config(source), _run_tensors(source)
+        theirs, tensors = run_architecture(source), _run_tensors(source)
         tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("backbone.")}
     else:
         read = _read(source, _ANCHOR, model.config.num_attention_heads)
-        config, tensors = read.config, encoder_tensors(read)
-    check_alike(config, model.config, source, _ANCHOR, resizing=True)
+        theirs, tensors = read.config, encoder_tensors(read)
+    check_alike(theirs, model.config, source, _ANCHOR, resizing=True)
     take_over(model, {name.removeprefix("backbone."): tensor for name, tensor in tensors.items()}, source, _ANCHOR)
 
 

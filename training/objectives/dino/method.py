@@ -16,8 +16,8 @@ from biovfm_hf.flops import Architecture, PrototypeHeads, step_flops
 from ...data.batches import Drawn
 from ...run.checks import images_per_pass
 from ...schedule import StepValues
+from ...settings.architecture import biovfm_config
 from ...settings.augment import CropSizes
-from ...settings.config import biovfm_config
 from ..initial import build_encoder, run_tensors, take_over
 from ..marks import mark_of, settings_of
 from ..method import BatchExtra, Method, crops, largest_side, mean_over_sizes, rates

@@ -3,16 +3,21 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from biovfm_hf.cards.origin import Origin
+from biovfm_hf.conversion.place import check_place
 from biovfm_hf.errors import UserError
+from biovfm_hf.front_door import check_encoder
 from biovfm_hf.sizes import Family
 
 from ...settings.augment import AugmentConfig, preset
-from ...settings.config import BatchConfig, OptimConfig, TrainConfig, is_run
+from ...settings.config import BatchConfig, ModelConfig, OptimConfig, TrainConfig
 from ...settings.typed import Positive, Range
+from ...settings.weights import check_source, is_run
 
+TEACHERS_CHANNELS = 3
 MAIN = "model"  # the student of the model section
 Compared = Literal["cosine", "mse", "similarity"]
 _BATCH = BatchConfig(size=1024)
@@ -24,6 +29,21 @@ _OPTIM = OptimConfig(
     weight_decay_end=0.04,
     clip_grad=1.0,
 )
+
+
+def check_channels(count: int) -> None:
+    """Refuse students with other channels than teachers have.
+
+    Raises:
+        UserError: it names the key.
+    """
+    if count != TEACHERS_CHANNELS:
+        raise UserError(f"model.num_channels is {count}; teachers take {TEACHERS_CHANNELS}, so students must")
+
+
+def are_weights(teacher: str) -> bool:
+    """Whether a teacher's name is that of a file, folder or repository, and not one of `biovfm_hf.load_encoder`."""
+    return Path(teacher).expanduser().exists() or re.fullmatch(r"[\w.-]+/[\w.-]+", teacher) is not None
 
 
 @dataclass(frozen=True)
@@ -104,6 +124,44 @@ class DistillTrainConfig(TrainConfig):
         for name, one in self.distill.students.items():
             starts[f"{MAIN}_{name}"] = first if first and is_run(first) else one.init_from
         return {name: Origin(start, teachers) for name, start in starts.items()}
+
+    @property
+    def sources(self) -> dict[str, str | None]:
+        """As for every objective, and those of further students; the teacher may be an encoder of any family."""
+        students = {f"distill.students.{name}.init_from": one.init_from for name, one in self.distill.students.items()}
+        return {**super().sources, **students}
+
+    @property
+    def encoders(self) -> dict[str, Self]:
+        """As for every objective, and each further student that is no network of timm."""
+        ours = {name: one for name, one in self.distill.students.items() if not one.timm}
+        return {**super().encoders, **{f"distill.students.{name}": self.alone(one) for name, one in ours.items()}}
+
+    def check_complete(self) -> None:
+        """Refuse a run without a teacher.
+
+        Raises:
+            UserError: it says how to name one.
+        """
+        if self.distill.teacher is None:
+            raise UserError(
+                "distill.teacher is missing; name a model folder, Hub id, weight file or encoder: distill.teacher=M"
+            )
+
+    def check_weights(self) -> None:
+        """As for every objective, with the teacher's. A run has several models, so it starts no student."""
+        super().check_weights()
+        check_channels(self.model.fields.get("num_channels", TEACHERS_CHANNELS))
+        for name, one in self.distill.students.items():
+            if one.init_from and is_run(one.init_from):
+                key, run = f"distill.students.{name}.init_from", one.init_from
+                raise UserError(f"{key} {run} is a run; name one of its models, such as {run}/model")
+        if teacher := self.distill.teacher:
+            check_source("distill.teacher", teacher, check_place if are_weights(teacher) else check_encoder)
+
+    def alone(self, student: StudentConfig) -> Self:
+        """The run with a further student in place of the model section's."""
+        return replace(self, model=ModelConfig(student.size, student.family, student.init_from, dict(student.fields)))
 
     def renamed(self, name: Callable[[str | None], str | None]) -> Self:
         """As for every objective, and the teacher."""

@@ -16,10 +16,10 @@ from biovfm_hf.flops import Architecture, step_flops
 from biovfm_hf.reading.documents import read_yaml
 
 from ...run.checkpoint import newest_name
-from ...settings.config import ModelConfig, biovfm_config, is_run
+from ...settings.architecture import biovfm_config
 from ..initial import build_encoder, with_architecture, with_run
 from ..method import Method, crops, largest_side, mean_over_sizes
-from .config import MAIN, DistillTrainConfig, StudentConfig
+from .config import MAIN, DistillTrainConfig, StudentConfig, check_channels
 from .objective import DistillObjective, Student
 from .teacher import Teacher, assumed_teacher, load_teacher
 
@@ -42,8 +42,7 @@ class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
 
         Each student starts as it would alone: the generator is reset for it.
         """
-        if model_config.num_channels != 3:
-            raise UserError(f"model.num_channels is {model_config.num_channels}; teachers take 3, so students must")
+        check_channels(model_config.num_channels)
         teacher = _teacher(config)
         width, patches = _width(config, teacher), bool(config.distill.patch_weight)
         torch.manual_seed(config.seed)
@@ -83,7 +82,7 @@ class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
             if one.timm:
                 total += _timm_numbers(one.timm, largest_side(config)) * (4 if full else 2)
                 continue
-            own = biovfm_config(_as_main(config, one))
+            own = biovfm_config(config.alone(one))
             tokens = Architecture.of(own).tokens(largest_side(config))
             total += tokens * own.hidden_size * block_bytes(own.num_hidden_layers)
         return total
@@ -100,28 +99,21 @@ def _width(config: DistillTrainConfig, teacher: Teacher) -> int:
     return stated if isinstance(stated, int) else teacher.width(largest_side(config))
 
 
-def _as_main(config: DistillTrainConfig, student: StudentConfig) -> DistillTrainConfig:
-    """The run with a further student in place of the model section's."""
-    return replace(config, model=ModelConfig(student.size, student.family, student.init_from, dict(student.fields)))
-
-
 def _resolved(
     config: DistillTrainConfig, name: str, student: StudentConfig, noted: dict[str, Any] | None
 ) -> StudentConfig:
     """A student with the architecture that its run `noted`, or else that of its initial weights.
 
     Raises:
-        UserError: the weights cannot be read, or are a run, whose parts belong to several models.
+        UserError: the weights cannot be read.
     """
     if noted:
         fields = {**noted["fields"], **student.fields}
         return replace(student, size=noted["size"], family=noted["family"], fields=fields)
-    key, source = f"distill.students.{name}.init_from", str(student.init_from)
-    if is_run(source):
-        raise UserError(f"{key} {source} is a run; name one of its models, such as {Path(source) / 'model'}")
     try:
-        model = with_architecture(_as_main(config, student)).model
+        model = with_architecture(config.alone(student)).model
     except UserError as error:
+        key = f"distill.students.{name}.init_from"
         raise UserError(str(error).replace("model.init_from", key, 1)) from error
     return replace(student, size=model.size, family=model.family, fields=model.fields)
 
@@ -131,7 +123,7 @@ def _build_student(config: DistillTrainConfig, student: StudentConfig) -> tuple[
     if student.timm:
         network: Any = _timm_network(student.timm)
         return network, int(network.num_features)
-    own = _as_main(config, student)
+    own = config.alone(student)
     model_config = biovfm_config(own)
     return build_encoder(own, model_config), model_config.hidden_size
 
@@ -148,7 +140,7 @@ def _student_flops(config: DistillTrainConfig, student: StudentConfig) -> float:
     if student.timm:
         name = student.timm
         return mean_over_sizes(config, lambda sizes: 3 * _timm_flops(name, sizes.global_size))
-    model_config = biovfm_config(_as_main(config, student))
+    model_config = biovfm_config(config.alone(student))
     architecture, drop_path = Architecture.of(model_config), model_config.drop_path_rate
     return mean_over_sizes(
         config, lambda sizes: step_flops(architecture, crops(config, sizes), drop_path=drop_path).total

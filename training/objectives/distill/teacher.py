@@ -1,8 +1,6 @@
 """Loads a frozen teacher of any kind: class token and patch-token map from crops in a run's normalisation."""
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import biovfm_hf
 from biovfm_hf import BioVFMConfig, BioVFMModel
-from biovfm_hf.conversion.read import IMAGENET, ConvertedEncoder, UnknownFamilyError, read_encoder
+from biovfm_hf.conversion.place import UnknownFamilyError
+from biovfm_hf.conversion.read import IMAGENET, ConvertedEncoder, read_encoder
 from biovfm_hf.errors import UserError
 from biovfm_hf.flops import Architecture
 
 from ..initial import encoder_tensors, take_over
 from ..marks import mark_of, settings_of
-from .config import DistillTrainConfig
+from .config import DistillTrainConfig, are_weights
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Features = tuple[Tensor, Tensor]  # (B, D) class tokens, (B, D, rows, columns) patch tokens
 
 
@@ -93,13 +91,10 @@ def load_teacher(config: DistillTrainConfig) -> Teacher:
     Raises:
         UserError: there is no such model, or it cannot be loaded.
     """
-    source = config.distill.teacher
-    if source is None:
-        raise UserError(
-            "distill.teacher is missing; name a model folder, Hub id, weight file or encoder with distill.teacher=M"
-        )
+    config.check_complete()
+    source = str(config.distill.teacher)
     with torch.device("cpu"):  # an outline of the objective is made on no device
-        if not Path(source).expanduser().exists() and not _HUB_ID.fullmatch(source):
+        if not are_weights(source):
             return _any_encoder(source, config)
         try:
             return our_teacher(_read(source), config)

@@ -10,7 +10,7 @@ from biovfm_hf import BioVFMConfig, BioVFMForMaskedAutoencoding
 from biovfm_hf.flops import Architecture, step_flops
 
 from ...data.batches import Drawn
-from ...settings.config import biovfm_config
+from ...settings.architecture import biovfm_config
 from ..initial import read_initial, take_over, with_run
 from ..method import BatchExtra, Method, crops, largest_side, mean_over_sizes, rates
 from .config import MAETrainConfig

@@ -20,7 +20,7 @@ from training.objectives import method_of
 from training.objectives.dino.frozen import frozen_config, read_network
 from training.run.checkpoint import newest_model
 from training.run.provenance import lineages
-from training.settings.config import biovfm_config
+from training.settings.architecture import biovfm_config
 from training.setup import split_batch
 
 from ...conftest import SMALL_DINO, write_images

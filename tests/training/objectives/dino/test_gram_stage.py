@@ -20,7 +20,7 @@ from training.objectives import method_of
 from training.objectives.initial import with_architecture
 from training.run.checkpoint import newest_model
 from training.run.provenance import lineages
-from training.settings.config import biovfm_config
+from training.settings.architecture import biovfm_config
 
 from ...conftest import SMALL_DINO
 

@@ -19,7 +19,8 @@ from training.estimate import memory_gib
 from training.objectives import method_of
 from training.run.checkpoint import newest_model
 from training.schedule import StepValues
-from training.settings.config import TrainConfig, biovfm_config
+from training.settings.architecture import biovfm_config
+from training.settings.config import TrainConfig
 
 from ...conftest import SMALL_DINO
 

@@ -43,7 +43,7 @@ from training.objectives.initial import with_architecture
 from training.objectives.method import Method
 from training.run.checkpoint import _checksum, newest_model
 from training.run.provenance import lineages
-from training.settings.config import biovfm_config
+from training.settings.architecture import biovfm_config
 
 from ...conftest import SMALL
 

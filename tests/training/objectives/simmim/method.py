@@ -8,7 +8,7 @@ from biovfm_hf import BioVFMConfig
 from training.data.batches import Drawn
 from training.objectives.initial import build_encoder, with_run
 from training.objectives.method import BatchExtra, Method
-from training.settings.config import biovfm_config
+from training.settings.architecture import biovfm_config
 
 from .config import SimMIMTrainConfig
 from .objective import SimMIMObjective
