@@ -310,7 +310,7 @@ def check_encoder(name: str) -> None:
     Raises:
         UserError: this installation lacks the room, or the room lacks a package; or there is no such encoder.
     """
-    _ask("evaluation.encoders.load", "check_place", name)
+    _ask("evaluation.encoders.load", "check_encoder", name)
 
 
 def counted_objectives() -> list[str]:
@@ -335,6 +335,29 @@ def overridden_config(config: str, overrides: Mapping[str, Any]) -> str:
             lacks the room, or the room lacks a package.
     """
     return _ask("training.config_file", "overridden_config", config, overrides)
+
+
+def check_data(address: str) -> None:
+    """Refuse an address of training data that is neither a path that exists nor has the form of a Hub id.
+
+    Raises:
+        UserError: there is nothing; or this installation lacks the room, or the room lacks a package.
+    """
+    _ask("training.data.files", "has_files", address)
+
+
+def resolved_settings(config: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a config for `biovfm pretrain` with overrides, those left at their defaults included.
+
+    Args:
+        config: YAML file, or the name of a shipped one.
+        overrides: config keys and values, as `{"optim.base_lr": 0.001}`.
+
+    Raises:
+        UserError: no such config, an unknown key or a wrong value; or this installation lacks the room, or the room
+            lacks a package.
+    """
+    return _ask("training.config_file", "resolved_settings", config, overrides)
 
 
 def recipe_flops(objective: str, size: str) -> float:

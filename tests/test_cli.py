@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
@@ -229,6 +231,17 @@ def places(tmp_path):
     (folder / "run" / "checkpoints").mkdir(parents=True)
     (folder / "run" / "config.yaml").write_text("method: mae\nmodel: {size: vit-tiny}\naugment: {global_size: 32}\n")
     (folder / "broken.pth").write_text("x")
+    (folder / "texts").mkdir()
+    (folder / "texts" / "a.txt").write_text("x")
+    (folder / "dataset" / "data").mkdir(parents=True)
+    table = pa.table({"image": [None, None], "modality": ["CT", "CT"]})
+    pq.write_table(table, folder / "dataset" / "data" / "train-0.parquet")
+    (folder / "study.yaml").write_text(
+        "families: {M: {config: mae_smoke}}\nsizes: {a: {}}\nsubsets: {all: no/images/here}\nprobe: {tasks: images}\n"
+    )
+    (folder / "mixture.yaml").write_text(
+        "data: dataset\nby: modality\nconfig: mae_smoke\ndesign: {lattice: 2}\nprobe: {tasks: [images]}\n"
+    )
     (folder / "file.txt").write_text("x")
     for split in ("train", "val", "test"):
         for name in ("a", "b"):
@@ -243,6 +256,7 @@ def places(tmp_path):
         for name, place in {
             "EMPTY": "empty", "FILE": "file.txt", "IMAGES": "images", "FEATURES": "features.parquet", "OUT": "out",
             "IMAGE": "images/train/a/1.png", "POINTS": "points.csv", "MODEL": "model",
+            "TEXTS": "texts", "DATASET": "dataset", "STUDY": "study.yaml", "MIXTURE": "mixture.yaml",
             "RUN": "run", "OTHER": "other", "BROKEN": "broken.pth",
         }.items()
     }  # fmt: skip
@@ -254,6 +268,8 @@ PRETRAIN, EMBED = (
 )
 DISTILL = "pretrain distill_smoke --data IMAGES --out OUT distill.teacher=MODEL"
 SEARCH = "search --model MODEL --features FEATURES --query IMAGE --out OUT"
+REPRODUCE = "reproduce radiology-table3 --out OUT"
+ANALYSE = "analyse MODEL --images IMAGES --out OUT"
 PROBE, CONVERT = "probe --model MODEL --tasks IMAGES --out OUT", "convert MODEL --to OUT"
 # (command, the words to replace, what replaces them, what is told)
 MISTAKES = [
@@ -310,11 +326,35 @@ MISTAKES = [
     (EMBED, "--model MODEL", "--model FILE", "'FILE' cannot be loaded: it is a file"),
     (EMBED, "--model MODEL", "--model tinm:vit", "no family has the prefix tinm:; did you mean timm:?"),
     (EMBED, "--out OUT", "--out FILE/x", "cannot write to FILE/x.parquet: FILE: Not a directory"),
+    (
+        EMBED,
+        "--out OUT",
+        "--device gpu --out OUT",
+        "--device: 'gpu': not a kind of device that runs models",
+    ),
+    (EMBED, "--images IMAGES", "--images TEXTS", "TEXTS: no image file there"),
+    (
+        EMBED,
+        "--images IMAGES",
+        "--paths withhold --images DATASET",
+        "withhold is for a folder of images, which",
+    ),
+    (EMBED, "--images IMAGES", "--images DATASET --split val", 'Unknown split "val". Should be one of'),
+    (EMBED, "--model MODEL", "--model dinov2-q", "no such folder; give a model folder"),
+    (EMBED, "--model MODEL", "--model meddinov3:FILE", "FILE: not a weight file"),
+    (EMBED, "--model MODEL", "--model transunet:FILE", "FILE: not a .npz file"),
+    (EMBED, "--model MODEL", "--model scratch:net", "scratch:net is no network; take scratch:unet"),
+    (EMBED, "--model MODEL", "--model scratch:unet", "scratch:unet is a network for segmentation and has no features"),
+    (EMBED, "--model MODEL", "--model ofa:EMPTY", "EMPTY: no weights there"),
+    (SEARCH, "--out OUT", "--out OUT --device gpu", "--device: 'gpu': not a kind of device"),
     (SEARCH, "--model MODEL", "--model EMPTY", "'EMPTY' cannot be loaded: no config.json there"),
     (SEARCH, "--features FEATURES", "--features /no/f.parquet", "/no/f.parquet is not a features file"),
     (SEARCH, "--query IMAGE", "--query /no/image.png", "none of 1 examples can be read"),
     (SEARCH, "--out OUT", "--out FILE", "cannot write to FILE: FILE: Not a directory"),
     (PROBE, "--model MODEL", "--model /no/model", "'/no/model' cannot be loaded: no such file or folder"),
+    (PROBE, "--model MODEL", "--model a=MODEL --model a=OTHER", "two models are called a; give them names"),
+    (PROBE, "--out OUT", "--out OUT --device gpu", "--device: 'gpu': not a kind of device"),
+    (PROBE, "--out OUT", "--out OUT --cache FILE", "cannot write to FILE: FILE: Not a directory"),
     (PROBE, "--tasks IMAGES", "--tasks /no/tasks", "'/no/tasks' is neither a task nor a path that exists"),
     (PROBE, "--tasks IMAGES", "--tasks EMPTY", "EMPTY: no image found"),
     (PROBE, "--tasks IMAGES", "--tasks pneumoniamnist --data /no/data", "no pneumoniamnist*.npz in /no/data"),
@@ -327,16 +367,41 @@ MISTAKES = [
     (CONVERT, "MODEL", "EMPTY", "EMPTY: no weights there; expected model.safetensors or"),
     (CONVERT, "--to OUT", "--to IMAGES", "IMAGES: exists already"),
     (CONVERT, "--to OUT", "--to FILE/x", "cannot write to FILE/x: FILE: Not a directory"),
+    (ANALYSE, "MODEL", "/no/model", "'/no/model' cannot be loaded: no such file or folder"),
+    (ANALYSE, "MODEL", "a=MODEL a=OTHER", "two models are called a; give them names"),
+    (ANALYSE, "--images IMAGES", "--images TEXTS", "TEXTS: no image file there"),
+    (ANALYSE, "--images IMAGES", "--task nosuch", "nosuch is neither a known task nor a folder nor a CSV"),
+    (ANALYSE, "--out OUT", "--out FILE/x", "cannot write to FILE/x: FILE: Not a directory"),
+    (ANALYSE, "--out OUT", "--out OUT --device gpu", "--device: 'gpu': not a kind of device"),
+    (REPRODUCE, "--out OUT", "--out FILE", "cannot write to FILE: FILE: Not a directory"),
+    (
+        "reproduce radiology-table3 --out OUT",
+        "--out OUT",
+        "no such file or folder",
+    ),
+    ("demo MODEL", "MODEL", "EMPTY", "EMPTY: no config.json, so not a model folder"),
+    ("demo MODEL", "MODEL", "MODEL --index TEXTS", "TEXTS: no images; give a dataset folder, or images in one folder"),
+    ("quickstart --out OUT", "--out OUT", "--out IMAGES", "IMAGES: exists and is not a quickstart folder"),
+    ("quickstart --out OUT", "--out OUT", "--out FILE/x", "cannot write to FILE/x: FILE: Not a directory"),
+    (
+        "card MODEL --teacher MODEL",
+        "--teacher MODEL",
+        "--teacher tinm:vit",
+        "no family has the prefix tinm:; did you mean",
+    ),
     ("card MODEL --results OUT", "MODEL", "EMPTY", "EMPTY: no config.json, so not a model folder"),
     ("card MODEL --results OUT", "--results OUT", "--results /no/results", "/no/results: no such file or folder"),
     ("report OUT --out OUT.html", "report OUT", "report /no/results", "/no/results: no such file or folder"),
     ("report OUT --out OUT.html", "--out OUT.html", "--out EMPTY", "EMPTY: a report is an HTML page"),
     ("scaling POINTS --out OUT", "POINTS", "/no/points.csv", "/no/points.csv: no such file"),
+    ("scaling study STUDY --out OUT", "--out OUT", "--out FILE", "cannot write to FILE: FILE: Not a directory"),
+    ("scaling study STUDY --out OUT", "--out OUT", "--out OUT", "STUDY: subsets: no/images/here does not exist"),
+    ("scaling mixture run MIXTURE --out OUT", "--out OUT", "--out OUT", "MIXTURE: groups: give two or more different"),
     ("scaling POINTS --out OUT", "--out OUT", "--out FILE", "cannot write to FILE: FILE: Not a directory"),
 ]
 
 
-@pytest.mark.parametrize("command", ["pretrain", "embed", "search", "probe", "convert", "card", "report", "scaling"])
+@pytest.mark.parametrize("command", list(dict.fromkeys(whole.split()[0] for whole, *_ in MISTAKES)))
 def test_a_mistake_is_told_before_torch_is_imported(places, command):
     """torch is hidden, so a mistake that is found later than its import is told as a missing package."""
     mistakes = [mistake for mistake in MISTAKES if mistake[0].startswith(command)]

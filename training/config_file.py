@@ -63,6 +63,15 @@ def overridden_config(path: str | Path, overrides: Mapping[str, Any]) -> str:
     return yaml.safe_dump(_overridden(path, changed), sort_keys=False, allow_unicode=True)
 
 
+def resolved_settings(path: str | Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of the config `path` with its overrides, checked, as plain values.
+
+    Raises:
+        UserError: as `load_config` raises it.
+    """
+    return plain(load_config(path, {_underscored(key): value for key, value in overrides.items()}))
+
+
 def _overridden(path: str | Path, overrides: Mapping[str, Any], method: str = "") -> dict[str, Any]:
     """The content of a config file with overrides in it."""
     tree = read_yaml(find_config(path))

@@ -14,7 +14,7 @@ import biovfm_hf
 from ..errors import UserError, require
 from ..front_door import objective_title
 from ..options import CommandParser
-from ..writing.files import atomic_path, write_text
+from ..writing.files import atomic_path, check_writable, write_text
 from .findings import read_gains, sentences
 from .picture import draw_overview
 from .raw import lay_out, record_paths
@@ -49,10 +49,11 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"folder to fill (default: {DEFAULT_OUT})")
     out = parser.parse_args(argv).out
-    for module in _NEEDS:
-        require(module, "demo")
     if out.exists() and not (out / "quickstart.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not a quickstart folder; name another with --out")
+    check_writable(out, folder=True)
+    for module in _NEEDS:
+        require(module, "demo")
     if not (out / "quickstart.json").is_file():
         write_text(out / "quickstart.json", json.dumps({"made_by": "biovfm quickstart"}) + "\n")
     started = time.monotonic()

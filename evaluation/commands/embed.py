@@ -14,10 +14,18 @@ from biovfm_hf.options import CommandParser, check_options, option, parse_option
 from biovfm_hf.volumes import AXES
 from biovfm_hf.writing.files import check_writable
 
-from ..encoders.device import BF16_HELP, COMPILE_HELP, DEVICE_HELP, PRECISIONS, default_device, embedding_precision
+from ..encoders.device import (
+    BF16_HELP,
+    COMPILE_HELP,
+    DEVICE_HELP,
+    PRECISIONS,
+    default_device,
+    device_word,
+    embedding_precision,
+)  # fmt: skip
 from ..encoders.embed import embed_features
 from ..encoders.encoder import Encoder
-from ..encoders.load import check_place, load_encoder, split_label
+from ..encoders.load import check_encoder, load_encoder, split_label
 from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOL_HELP, POOLS, case_features
 from ..encoders.processes import process_group
@@ -33,7 +41,7 @@ from ..tasks.volume_cases import (
     unjoined_slices,
 )
 from .features import CONFIG, SPLIT, UNRECORDED, Features, left_out_file, paths_file, write_features, write_places
-from .images import EVERY_FRAME, NO_FRAME, Opened, check_source, is_plain_folder, open_images
+from .images import EVERY_FRAME, NO_FRAME, Opened, check_source, is_plain_folder, open_images, open_table
 from .naming import ARCHIVE, AUTO, KEEP, WITHHOLD, Naming, first_archive, why_withheld
 
 WHY, ON_REQUEST = "withheld", "on request"
@@ -88,7 +96,7 @@ class EmbedOptions:
     )
     strict: bool = option(False, "end with exit status 1 if an image was left out")
     batch_size: int = option(64, "images per batch", least=1)
-    device: str | None = option(None, DEVICE_HELP)
+    device: str | None = option(None, DEVICE_HELP, read=device_word)
     precision: str | None = option(
         None, f"{BF16_HELP} (default: bf16 on a GPU or CPU that has it, else fp32)", choices=PRECISIONS
     )
@@ -158,13 +166,16 @@ def embed(options: EmbedOptions) -> Features:
     Raises:
         UserError: there is no image, no image can be read, or the model cannot be loaded.
     """
-    check_place(options.model)
+    check_encoder(options.model)
     check_source(options.images)
+    if options.paths == WITHHOLD and not is_plain_folder(Path(options.images)):
+        raise OptionError("paths", f"withhold is for a folder of images, which {options.images} is not; leave it out")
     check_writable(options.out)
+    table = open_table(options.images, options.config, options.split)
     device = options.device or default_device()
     precision = options.precision or embedding_precision(device)
     encoder = load_encoder(options.model, device, "own", options.compile, precision, options.trust_remote_code)
-    opened = _opened(options, encoder.size)
+    opened = table.shrunk(encoder.size) if table else _opened(options, encoder.size)
     cache = options.out.with_name(f".{options.out.name}.cache")
     images, label = Readable(opened.images), f"{encoder.name} images"
     vectors = embed_features(encoder, images, cache, options.features, options.batch_size, label)
@@ -210,8 +221,6 @@ def _own_outputs(out: Path, folder: Path) -> list[Path]:
 
 def _why_withheld(options: EmbedOptions, folder: Path) -> str | None:
     if not is_plain_folder(folder):
-        if options.paths == WITHHOLD:
-            raise OptionError("paths", f"withhold is for a folder of images, which {folder} is not; leave it out")
         return None
     if options.paths == WITHHOLD:
         return ON_REQUEST

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,23 @@ class Opened:
     places: dict[str, str] = field(default_factory=dict)
     why_withheld: str | None = None
 
+    def shrunk(self, size: int) -> "Opened":
+        """A dataset of `open_table` for an encoder's input size, as `open_images` opens it."""
+        assert isinstance(self.images, DatasetImages)
+        return replace(self, images=replace(self.images, shrink_to=round(size * BEFORE_CROP)))
+
+
+def open_table(source: str, config: str | None, split: str) -> Opened | None:
+    """A dataset on this machine, with images of full size; None if `source` is none.
+
+    It is opened before the encoder is loaded, so that a wrong split or column is told at once.
+
+    Raises:
+        UserError: it cannot be opened, or has no images.
+    """
+    folder = Path(source)
+    return _open_dataset(source, config, split, None) if folder.is_dir() and not is_plain_folder(folder) else None
+
 
 def open_images(
     source: str, config: str | None, split: str, size: int, frames: str = NO_FRAME, leave: Collection[Path] = (),
@@ -78,14 +95,14 @@ def check_source(source: str) -> None:
     """Refuse a source of images that is not there.
 
     Raises:
-        UserError: it is a file, or a path that does not exist, or a folder without a file.
+        UserError: it is a file, or a path that does not exist, or a folder without an image.
     """
     folder = Path(source)
     if folder.is_file():
         raise UserError(f"{folder} is a file; give the folder that holds the images, or a dataset")
     if not folder.exists() and is_path(source):
         raise UserError(f"{source}: no such folder")
-    if folder.is_dir() and next(walk(folder), None) is None:
+    if folder.is_dir() and not any(reason is None or path.suffix == ".parquet" for path, reason in walk(folder)):
         raise _no_image(folder)
 
 
@@ -150,7 +167,7 @@ class DatasetImages:
 
     dataset: Any
     column: str
-    shrink_to: int
+    shrink_to: int | None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -168,7 +185,7 @@ class DatasetImages:
         return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
 
 
-def _open_dataset(source: str, config: str | None, split: str, shrink_to: int) -> Opened:
+def _open_dataset(source: str, config: str | None, split: str, shrink_to: int | None) -> Opened:
     datasets = require("datasets", "eval")
     if not Path(source).exists():
         heed_missing_network()

@@ -13,7 +13,7 @@ from biovfm_hf.results.record import Record
 from biovfm_hf.writing.files import check_writable
 
 from ..encoders.device import check_device, default_device, default_precision
-from ..encoders.load import check_place
+from ..encoders.load import check_labels, check_place
 from ..encoders.processes import process_group
 from ..pictures.robustness import draw_robustness
 from ..pictures.scores import discard_all
@@ -118,7 +118,9 @@ def probe(options: RunOptions) -> list[Record]:
     if not (options.out / "results.json").is_file():  # a model that was scored may be gone
         for model in options.model:
             check_place(model)
-    check_writable(options.out, folder=True)
+    check_labels(options.model)
+    for folder in (options.out, options.features_folder):
+        check_writable(folder, folder=True)
     tasks, runs = open_tasks(options), make_runs(options)
     failure, processes = None, process_group()
     if processes.takes(0):

@@ -7,7 +7,7 @@ from pathlib import Path
 from biovfm_hf.errors import OptionError
 from biovfm_hf.options import check_options, option, required
 
-from ..encoders.device import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP, PRECISIONS
+from ..encoders.device import COMPILE_HELP, DEVICE_HELP, PRECISION_HELP, PRECISIONS, device_word
 from ..encoders.families import name_forms
 from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOL_HELP, POOLS
@@ -60,7 +60,7 @@ class RunOptions:
         "mean", f"{POOL_HELP}; attention over slices is learned: --method mil", choices=tuple(POOLS), group=HOW
     )
     batch_size: int = option(64, "images per batch", least=1, group=RUNNING)
-    device: str | None = option(None, DEVICE_HELP, group=RUNNING)
+    device: str | None = option(None, DEVICE_HELP, read=device_word, group=RUNNING)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS, group=RUNNING)
     compile: bool = option(False, COMPILE_HELP, group=RUNNING)
     cache: Path | None = option(None, "folder for cached features (default: OUT/cache)", metavar="DIR", group=RUNNING)

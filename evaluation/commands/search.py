@@ -16,9 +16,9 @@ from biovfm_hf.options import CommandParser, check_options, option, parse_option
 from biovfm_hf.volumes import AXES
 from biovfm_hf.writing.files import check_writable, write_text
 
-from ..encoders.device import DEVICE_HELP, default_device
+from ..encoders.device import DEVICE_HELP, default_device, device_word
 from ..encoders.embed import embed_batch
-from ..encoders.load import check_place, load_encoder
+from ..encoders.load import check_encoder, load_encoder
 from ..encoders.own_code import TRUST_HELP
 from ..encoders.pooling import POOLS
 from ..pictures.figure import new_figure, save_figure
@@ -54,7 +54,7 @@ class SearchOptions:
     )
     top: int = option(8, "how many images to find for each example", least=1)
     strict: bool = option(False, "end with exit status 1 if an example was left out")
-    device: str | None = option(None, DEVICE_HELP)
+    device: str | None = option(None, DEVICE_HELP, read=device_word)
     index: bool = option(
         False,
         "keep a faiss index beside the features; with a million vectors, later searches read a fiftieth of them and "
@@ -105,7 +105,7 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
         UserError: no example can be read, the features cannot be read or none is finite, or another model made the
             features.
     """
-    check_place(options.model)
+    check_encoder(options.model)
     check_writable(options.out, folder=True)
     index = Index(options.features) if options.index and options.features.is_file() else None
     features = read_features(options.features, vectors=index is None or not index.fresh)

@@ -1,11 +1,13 @@
 """Chooses the device and precision of encoders, and refuses impossible ones."""
 
 import os
+import re
 from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.usage import peak_memory as process_peak
 
+_DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(:\d+)?")
 PRECISIONS = ("fp32", "bf16")
 DEVICE_HELP = "torch device (default: cuda if available, else cpu)"
 COMPILE_HELP = (
@@ -17,6 +19,17 @@ BF16_HELP = (
     "(AMX, AVX512-BF16), and is slower on others"
 )
 PRECISION_HELP = f"{BF16_HELP} (default: bf16 on a GPU that has it, else fp32)"
+
+
+def device_word(word: Any) -> str:
+    """A device as torch writes it, which is checked without the import of torch.
+
+    Raises:
+        ValueError: no kind of device on which an encoder can run.
+    """
+    if not isinstance(word, str) or not _DEVICE.fullmatch(word):
+        raise ValueError(f"{word!r}: not a kind of device that runs models; give cpu, cuda or cuda:N")
+    return word
 
 
 def default_device() -> str:
@@ -51,12 +64,13 @@ def has_bfloat16() -> bool:
 
 def check_device(device: str) -> None:
     """Raise a UserError if torch cannot use `device` on this machine."""
+    try:
+        device_word(device)
+    except ValueError as error:
+        raise UserError(f"device {error}") from error
     import torch
 
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"device {device!r}: not a kind that torch knows; give cpu, cuda or cuda:N") from error
+    place = torch.device(device)
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"device {device}: torch sees {torch.cuda.device_count()} GPUs here; use cpu, or see the driver"

@@ -13,9 +13,16 @@ from biovfm_hf.nearest import did_you_mean, nearest
 
 from .encoder import Encoder
 from .lineup import SHORT_NAMES
-from .projects import OFA, XRV, is_ofa, load_ofa, load_torch_file, load_xrv
-from .published import TORCH_FILES, TorchFile
-from .segmentation_networks import SCRATCH, TRANSUNET, load_pretrained, load_untrained
+from .projects import OFA, XRV, check_ofa, is_ofa, load_ofa, load_torch_file, load_xrv
+from .published import TORCH_FILES, TorchFile, check_torch_file
+from .segmentation_networks import (
+    SCRATCH,
+    TRANSUNET,
+    check_pretrained,
+    check_untrained,
+    load_pretrained,
+    load_untrained,
+)  # fmt: skip
 from .timm_models import load_open_clip, load_timm, timm_licences
 from .transformers_models import load_transformers
 
@@ -30,7 +37,8 @@ class Family:
     `nothing`. `hub_owner` owns the repositories whose names have no owner. `recognises` states which names without the
     prefix are the family's too, and `runs_code` whether `load` also takes the revision of a model's own code.
     `licences` states which licences (`biovfm_hf.cards.provenance.WEIGHT_LICENCES`) bind what is made from the weights
-    that the family knows by this name.
+    that the family knows by this name. `check` refuses names that cannot be loaded, as far as that is known without
+    torch. `has_features` states whether its models are encoders, or networks that are trained in an encoder's place.
     """
 
     name: str
@@ -42,6 +50,8 @@ class Family:
     recognises: Callable[[str], bool] = lambda source: False
     runs_code: bool = False
     licences: Callable[[str], tuple[str, ...]] = lambda source: ()
+    check: Callable[[str], None] = lambda source: None
+    has_features: bool = True
 
     @property
     def form(self) -> str:
@@ -88,17 +98,31 @@ def place_of(source: str) -> str:
     return _SCHEME.sub("", source.removeprefix(find_family(source).prefix).partition("?")[0])
 
 
+def check_unprefixed(source: str) -> None:
+    """Refuse what is neither a model folder nor has the form of a repository.
+
+    Raises:
+        UserError: it lists the other forms of names.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        raise UserError(f"model {source!r} cannot be loaded: it is a file; give its folder, or a family's prefix")
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise UserError(f"model {source!r} cannot be loaded: no config.json there; check the folder")
+    if not path.is_dir() and (is_path(source) or "/" not in source):
+        raise UserError(
+            f"model {source!r}: no such folder; give {name_forms()}, or a short name: {', '.join(SHORT_NAMES)}"
+            f"{nearest(source, SHORT_NAMES)}"
+        )
+
+
 def load_unprefixed(source: str, trust_remote_code: str | None = None) -> Encoder:
     """A model of transformers by its folder or repository.
 
     Raises:
         UserError: there is no such model, or it cannot be loaded.
     """
-    if not Path(source).expanduser().is_dir() and (is_path(source) or "/" not in source):
-        raise UserError(
-            f"model {source!r}: no such folder; give {name_forms()}, or a short name: {', '.join(SHORT_NAMES)}"
-            f"{nearest(source, SHORT_NAMES)}"
-        )
+    check_unprefixed(source)
     return load_transformers(source, trust_remote_code)
 
 
@@ -107,17 +131,33 @@ def _licences_of(entry: TorchFile, source: str) -> tuple[str, ...]:
 
 
 for _family in (
-    Family("transformers", "", "a model folder, a Hub repository", load_unprefixed, runs_code=True),
+    Family(
+        "transformers", "", "a model folder, a Hub repository", load_unprefixed, runs_code=True, check=check_unprefixed
+    ),
     Family("timm", "timm:", "NAME|FOLDER", load_timm, hub_owner="timm", licences=timm_licences),
     Family("open_clip", "open_clip:", "hf-hub:REPO", load_open_clip),
     Family("open_clip of the Hub", "hf-hub:", "REPO", load_open_clip),
     Family("torchxrayvision", XRV, "NAME", load_xrv),
     *(
-        Family(name, f"{name}:", "FILE|REPO", load_torch_file, licences=partial(_licences_of, entry))
+        Family(
+            *(name, f"{name}:", "FILE|REPO", load_torch_file),
+            licences=partial(_licences_of, entry),
+            check=check_torch_file,
+        )
         for name, entry in TORCH_FILES.items()
     ),
-    Family("OFA", OFA, "FOLDER|REPO|FILE", load_ofa, recognises=is_ofa),
-    Family("trained from scratch", SCRATCH, "unet|transunet (segmentation)", load_untrained, needs="nothing"),
-    Family("TransUNet with pretrained weights", TRANSUNET, "FILE.npz (segmentation)", load_pretrained, needs="file"),
+    Family("OFA", OFA, "FOLDER|REPO|FILE", load_ofa, recognises=is_ofa, check=check_ofa),
+    Family(
+        *("trained from scratch", SCRATCH, "unet|transunet (segmentation)", load_untrained),
+        needs="nothing",
+        check=check_untrained,
+        has_features=False,
+    ),
+    Family(
+        *("TransUNet with pretrained weights", TRANSUNET, "FILE.npz (segmentation)", load_pretrained),
+        needs="file",
+        check=check_pretrained,
+        has_features=False,
+    ),
 ):
     register_family(_family)

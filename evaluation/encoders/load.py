@@ -4,6 +4,7 @@ All encoders have the same interface, see `tokens.Encoded`.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from .device import check_device, default_precision
 from .encoder import Encoder, to_square
 from .families import find_family, place_of
 from .lineup import LINEUP, ShortName
-from .segmentation_networks import TRANSUNET
+from .segmentation_networks import TRANSUNET, no_features
 from .tokens import compile_blocks
 
 LABEL = re.compile(r"^([\w.+-]+)=(.+)$")
@@ -69,6 +70,18 @@ def load_encoder(
     return encoder
 
 
+def check_encoder(name: str) -> None:
+    """Refuse the name of an encoder that is not there, as far as that is known without loading torch.
+
+    Raises:
+        UserError: as `check_place`, or it is a network without features.
+    """
+    check_place(name)
+    source = split_label(name)[1]
+    if source.lower() not in LINEUP and not find_family(source).has_features:
+        raise no_features(source)
+
+
 def check_place(name: str) -> None:
     """Refuse the name of a model that is not there, as far as that is known without loading torch.
 
@@ -82,10 +95,18 @@ def check_place(name: str) -> None:
     path = Path(place).expanduser()
     if (is_path(place) or family.needs == "file") and not path.exists():
         raise UserError(f"model {source!r} cannot be loaded: no such file or folder; check the path")
-    if family.runs_code and path.is_file():
-        raise UserError(f"model {source!r} cannot be loaded: it is a file; give its folder, or a family's prefix")
-    if family.runs_code and path.is_dir() and not (path / "config.json").is_file():
-        raise UserError(f"model {source!r} cannot be loaded: no config.json there; check the folder")
+    family.check(source)
+
+
+def check_labels(names: Sequence[str]) -> None:
+    """Refuse models of the same name.
+
+    Raises:
+        UserError: says which, and how to name them.
+    """
+    labels = [split_label(name)[0] for name in names]
+    if repeated := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError(f"two models are called {repeated}; give them names: NAME1=MODEL NAME2=MODEL")
 
 
 def _load_source(source: str, trust_remote_code: str | None) -> Encoder:

@@ -6,6 +6,7 @@ Their modules need torch, so each is imported when one of its models is loaded.
 from functools import partial
 from pathlib import Path
 
+from biovfm_hf.conversion.place import check_place
 from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from biovfm_hf.reading.documents import read_json
 
@@ -50,6 +51,15 @@ def load_ofa(source: str) -> Encoder:
         read=read,
         notes=notes,
     )
+
+
+def check_ofa(source: str) -> None:
+    """Refuse a place without weights.
+
+    Raises:
+        UserError: it names the place.
+    """
+    check_place(source.removeprefix(OFA))
 
 
 def is_ofa(source: str) -> bool:

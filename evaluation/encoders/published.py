@@ -6,7 +6,10 @@ the Hub.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from biovfm_hf.conversion.place import weight_files
+from biovfm_hf.errors import UserError
 from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -59,3 +62,42 @@ TORCH_FILES = {
                "Azure's catalogue",),
     ),
 }  # fmt: skip
+
+
+def local_file(kind: str, source: str) -> Path | None:
+    """The file of a model of `TORCH_FILES` on this machine; None if `source` is a repository.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return file_in(path, kind, source)
+    if source.count("/") != 1 or path.suffix in (".pt", ".pth", ".bin"):
+        raise UserError(f"model {kind}:{source}: no such file; give the authors' file, or a repository on the Hub")
+    return None
+
+
+def file_in(folder: Path, kind: str, source: str) -> Path:
+    """The file of a model of `TORCH_FILES` in a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    pattern = TORCH_FILES[kind].file
+    if file := next(iter(sorted(folder.rglob(pattern))), None):
+        return file
+    raise UserError(f"model {kind}:{source} holds no {pattern}")
+
+
+def check_torch_file(source: str) -> None:
+    """Refuse a model of `TORCH_FILES`, by its prefix and a file or repository, whose file is none of weights.
+
+    Raises:
+        UserError: it names the file.
+    """
+    kind, _, place = source.partition(":")
+    if file := local_file(kind, place):
+        weight_files(file)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from biovfm_hf.conversion.weights import read_tensors
 from biovfm_hf.errors import UserError, one_line, require
 
-from .published import TORCH_FILES, TorchFile
+from .published import TORCH_FILES, TorchFile, file_in, local_file
 from .tokens import AS_IT_IS, Encoded, Reading, run
 
 
@@ -58,17 +58,9 @@ def load_file(kind: str, source: str) -> tuple[nn.Module, Path]:
 
 def find_file(kind: str, source: str) -> Path:
     """The file on disk, or downloaded from the repository."""
-    path = Path(source).expanduser()
-    pattern = TORCH_FILES[kind].file
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        if source.count("/") != 1 or path.suffix in (".pt", ".pth", ".bin"):
-            raise UserError(f"model {kind}:{source}: no such file; give the authors' file, or a repository on the Hub")
-        path = _download(kind, source, pattern)
-    if file := next(iter(sorted(path.rglob(pattern))), None):
+    if file := local_file(kind, source):
         return file
-    raise UserError(f"model {kind}:{source} holds no {pattern}")
+    return file_in(_download(kind, source, TORCH_FILES[kind].file), kind, source)
 
 
 def _download(kind: str, source: str, pattern: str) -> Path:

@@ -19,7 +19,7 @@ from biovfm_hf.results.record import Record
 
 from ..encoders.device import peak_memory, reset_peak
 from ..encoders.encoder import Encoder
-from ..encoders.load import load_encoder, split_label
+from ..encoders.load import check_labels, load_encoder, split_label
 from ..encoders.processes import process_group
 from ..pictures.figure import discard
 from ..results.records import (
@@ -81,10 +81,7 @@ def run_suite(models: list[str], tasks: list[Task], runs: list[ProbeRun], out: P
     Raises:
         UserError: two models share a label, or some records failed; this is raised after the others were made.
     """
-    labels = [split_label(model)[0] for model in models]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UserError(f"two models are called {label}; give them names: --model NAME1=... --model NAME2=...")
+    check_labels(models)
     for model in models[1:]:  # report models that cannot be loaded now instead of after hours of work on others
         load_encoder(model, trust_remote_code=runs[0].trust_remote_code)
     jobs = [Job(model, run, task) for model in models for run in runs for task in tasks if run.probe.suits(task)]

@@ -6,6 +6,7 @@ from typing import Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import CommandParser, parse_options
+from biovfm_hf.writing.files import check_writable
 
 from ..encoders.processes import process_group
 from . import corpus, facts, patches, scores
@@ -80,6 +81,8 @@ def reproduce(options: ReproduceOptions) -> list[Outcome]:
     """
     bench, recipes = Bench(options), [find_recipe(name) for name in resolve_items(options.items)]
     check_settings(recipes, bench)
+    if not options.dry_run:
+        check_writable(options.folder, folder=True)
     leads = process_group().takes(0)
     if leads:
         print("\n".join(needs_lines(find_needs(recipes, bench), options)), flush=True)

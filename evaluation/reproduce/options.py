@@ -9,7 +9,7 @@ from biovfm_hf.flops import PEAK_FLOPS
 from biovfm_hf.options import argument, check_options, option
 from biovfm_hf.reading.documents import as_number, parse_yaml
 
-from ..encoders.device import DEVICE_HELP, PRECISION_HELP, PRECISIONS
+from ..encoders.device import DEVICE_HELP, PRECISION_HELP, PRECISIONS, device_word
 from ..encoders.own_code import TRUST_HELP
 from ..tasks.medmnist import SIZES
 from .recipe import resolve_items
@@ -49,7 +49,7 @@ class ReproduceOptions:
     download: bool = option(False, "download missing MedMNIST sets to --data", group=RUNNING)
     resamples: int = option(1000, "bootstrap resamples; tests of many differences use more", least=1, group=RUNNING)
     batch_size: int = option(64, "images per batch", least=1, group=RUNNING)
-    device: str | None = option(None, DEVICE_HELP, group=RUNNING)
+    device: str | None = option(None, DEVICE_HELP, read=device_word, group=RUNNING)
     precision: str | None = option(None, PRECISION_HELP, choices=PRECISIONS, group=RUNNING)
     cache: Path | None = option(None, "folder for cached features (default: OUT/cache)", metavar="DIR", group=RUNNING)
     trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION", group=RUNNING)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from biovfm_hf.front_door import check_encoder
 from biovfm_hf.results.record import Record
 
 from ..inputs.results import Comparison, is_main, load_comparisons
@@ -41,6 +42,7 @@ def find_distillation(
         return Distillation(taught) if taught else None
     label, equals, model = options.teacher.partition("=")
     known_as, source = (label, model) if equals else (None, options.teacher)
+    check_encoder(source)
     differences: tuple[Comparison, ...] = ()
     if options.results:
         teacher_records = matching_records(records, Path(source), known_as, "--teacher NAME=MODEL")

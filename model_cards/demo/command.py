@@ -93,10 +93,14 @@ def indexed_images(place: Path, count: int, seed: int) -> Iterator[tuple[Any, st
         return
     files = [file for file, reason in walk(place) if reason is None]
     if not files:
-        raise UserError(f"{place}: no images; give a dataset folder, or images in one folder per class")
+        raise _no_images(place)
     labels = [_folder_label(file.relative_to(place), place) for file in files]
     for number in _evenly(labels, count, chooser):
         yield files[number], labels[number], files[number].relative_to(place).as_posix()
+
+
+def _no_images(place: Path) -> UserError:
+    return UserError(f"{place}: no images; give a dataset folder, or images in one folder per class")
 
 
 def _folder_label(file: Path, place: Path) -> str:
@@ -228,6 +232,14 @@ def _check_target(target: Path) -> None:
         raise UserError(f"{target}: exists and is not an exported Space; name a new folder with --export")
 
 
+def _check_index(place: Path) -> None:
+    """Refuse a folder without images, before the model is loaded for them."""
+    if not place.is_dir():
+        raise UserError(f"{place}: no such folder; give a dataset folder or a folder of images")
+    if kind_of(place) != "datasets" and all(reason is not None for _, reason in walk(place)):
+        raise _no_images(place)
+
+
 def _check_model(name: str) -> None:
     """Refuse a name that is neither a model folder nor a repository; do not wait for a missing network."""
     folder = Path(name)
@@ -261,8 +273,8 @@ def demo(options: DemoOptions) -> None:
     """
     if options.export:
         _check_target(options.export)
-    if options.index is not None and not options.index.is_dir():
-        raise UserError(f"{options.index}: no such folder; give a dataset folder or a folder of images")
+    if options.index is not None:
+        _check_index(options.index)
     _check_model(options.model)
     require("gradio", "space")
     from .app import build_page, launch

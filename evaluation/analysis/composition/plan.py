@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-import biovfm_hf
 from biovfm_hf.errors import UserError, one_line, require
-from biovfm_hf.reading.documents import parse_yaml, read_yaml
+from biovfm_hf.front_door import resolved_settings
+from biovfm_hf.reading.documents import read_yaml
 from biovfm_hf.reading.groups import column_values
 from biovfm_hf.reading.rows import kept_rows
 
@@ -176,11 +176,10 @@ def pretraining_settings(content: dict[str, Any]) -> dict[str, Any]:
         UserError: the configuration is refused, or it counts epochs, whose length differs between mixtures.
     """
     changed = {"method": content["objective"]} if content.get("objective") else {}
-    text = biovfm_hf.pretrain(content["config"], overrides=changed | content["overrides"], dry_run=True)
-    settings = parse_yaml(str(text), "the resolved configuration")
+    settings = resolved_settings(content["config"], changed | content["overrides"])
     if settings.get("epochs"):
         raise UserError("overrides: give steps and not epochs, so that every mixture sees equally many images")
-    return dict(settings)
+    return settings
 
 
 def _design(plan: MixturePlan) -> list[Mixture]:

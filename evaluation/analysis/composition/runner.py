@@ -14,7 +14,7 @@ import numpy as np
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import argument, check_options, option, required
 from biovfm_hf.results.record import Record
-from biovfm_hf.writing.files import write_text
+from biovfm_hf.writing.files import check_writable, write_text
 
 from ...commands import probe as probe_command
 from ...results.seeds import over_seeds
@@ -91,6 +91,7 @@ def run_mixtures(options: MixtureRunOptions) -> dict[str, Any]:
     """
     from .picture import draw_mixture  # loads matplotlib
 
+    check_writable(options.out, folder=True)
     plan, out = read_mixture_plan(options.plan), options.out
     scores = score_mixtures(plan, plan.mixtures, out)
     runs = {task: _runs(plan, plan.mixtures, values) for task, values in scores.items()}

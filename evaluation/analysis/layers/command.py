@@ -8,11 +8,11 @@ from typing import Any
 from biovfm_hf.errors import OptionError, UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.writing.csv_text import csv_text
-from biovfm_hf.writing.files import write_text
+from biovfm_hf.writing.files import check_writable, write_text
 
-from ...commands.images import open_images
-from ...encoders.device import DEVICE_HELP, default_device
-from ...encoders.load import load_encoder
+from ...commands.images import check_source, open_images, open_table
+from ...encoders.device import DEVICE_HELP, default_device, device_word
+from ...encoders.load import check_encoder, check_labels, load_encoder
 from ...encoders.own_code import TRUST_HELP
 from ...results.records import clean
 from ...statistics.bootstrap import Resampling
@@ -50,7 +50,7 @@ class AnalyseOptions:
     resamples: int = option(200, "of intervals", least=20)
     batch_size: int = option(16, "images per batch", least=1)
     seed: int = option(0, "random seed", least=0)
-    device: str | None = option(None, DEVICE_HELP)
+    device: str | None = option(None, DEVICE_HELP, read=device_word)
     trust_remote_code: str | None = option(None, TRUST_HELP, metavar="REVISION")
 
     def __post_init__(self) -> None:
@@ -77,14 +77,22 @@ def analyse(options: AnalyseOptions) -> LayerAnalysis:
         UserError: a model is not a transformer of equal blocks, two models share a name, or there are fewer than four
             images.
     """
+    for model in options.models:
+        check_encoder(model)
+    check_labels(options.models)
+    check_writable(options.out, folder=True)
+    if options.images:
+        check_source(options.images)
+    table = open_table(options.images, None, "train") if options.images else None
+    task = open_task(options.task, options.data) if options.task else None
     device = options.device or default_device()
     encoders = [load_encoder(model, device, trust_remote_code=options.trust_remote_code) for model in options.models]
-    names = [encoder.name for encoder in encoders]
-    if len(set(names)) < len(names):
-        raise UserError("two models have the same name; name them: NAME1=MODEL NAME2=MODEL")
-    task = open_task(options.task, options.data) if options.task else None
     size = max(encoder.size for encoder in encoders)
-    pictures = task.splits["test"].images if task else open_images(str(options.images), None, "train", size).images
+    if task:
+        pictures = task.splits["test"].images
+    else:
+        opened = table.shrunk(size) if table else open_images(str(options.images), None, "train", size)
+        pictures = opened.images
     chosen = choose_images(pictures, options.max_images, options.seed)
     if len(chosen) < 4:
         raise UserError(f"{len(chosen)} images to measure; similarity of layers needs four or more")

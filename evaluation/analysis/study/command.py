@@ -9,7 +9,7 @@ from typing import Any
 from biovfm_hf.errors import UserError
 from biovfm_hf.options import CommandParser, argument, check_options, option, parse_options, required
 from biovfm_hf.reading.documents import read_json
-from biovfm_hf.writing.files import write_text
+from biovfm_hf.writing.files import check_writable, write_text
 
 from ...commands import probe as probe_command
 from ...commands.probe_options import RunOptions
@@ -92,6 +92,7 @@ def run_study(options: StudyOptions) -> None:
     Raises:
         UserError: the study file is wrong, a pretraining run fails, or no model has a score.
     """
+    check_writable(options.out, folder=True)
     plan, out = read_study_plan(options.study), options.out
     probing = probe_options(plan.runs, plan.probe, out)
     if probing.device:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.front_door import counted_objectives
+from biovfm_hf.front_door import check_data, counted_objectives
 from biovfm_hf.reading.documents import read_yaml
 
 from ...commands.probe_options import options_class
@@ -77,6 +77,7 @@ def read_study_plan(path: str | Path) -> StudyPlan:
         Path(resolve(path, str(described))) if described else None, str(content.get("axis", "given")),
         str(content.get("metric") or ""), _layers(path, content.get("layers") or {}, probe),
     )  # fmt: skip
+    _check_data(path, plan)
     _check_axis(path, plan)
     _check_probe(path, plan)
     if plan.properties:
@@ -148,6 +149,14 @@ def _layers(path: Path, layers: Any, probe: dict[str, Any]) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{path}: layers: {error}") from error
     return given
+
+
+def _check_data(path: Path, plan: StudyPlan) -> None:
+    for data in dict.fromkeys(run.data for run in plan.runs):
+        try:
+            check_data(data)
+        except UserError as error:
+            raise UserError(f"{path}: subsets: {error}") from error
 
 
 def _check_axis(path: Path, plan: StudyPlan) -> None:

@@ -7,7 +7,7 @@ from torch import nn
 
 from biovfm_hf.errors import UserError
 
-from ...encoders.segmentation_networks import SCRATCH_WIDTHS
+from ...encoders.segmentation_networks import SCRATCH, SCRATCH_WIDTHS, check_untrained
 from ..networks.transunet import TransUNet
 from ..networks.transunet_weights import load_weights
 from ..networks.unet import SmallTransformer, UNet
@@ -39,8 +39,7 @@ def build(name: str, classes: int, size: int, weights: Path | None = None) -> nn
     Raises:
         UserError: the name or size is not supported, or the weights do not fit.
     """
-    if name not in SCRATCH_WIDTHS:
-        raise UserError(f"scratch:{name} is no network; take scratch:{' or scratch:'.join(SCRATCH_WIDTHS)}")
+    check_untrained(f"{SCRATCH}{name}")
     if size % 16:
         raise UserError(f"scratch:{name} needs an image size that is a multiple of 16, not {size} (--image-size)")
     network = MAKERS[name](classes, size, SCRATCH_WIDTHS[name])

@@ -280,7 +280,7 @@ def test_revision_follows_the_weights(tiny_model, second_model):
 def test_what_cannot_be_loaded_is_named(tmp_path, tiny_model):
     with pytest.raises(UserError, match="no such folder"):
         load_encoder("./nowhere/at/all")
-    with pytest.raises(UserError, match="not a kind that torch knows"):
+    with pytest.raises(UserError, match="not a kind of device"):
         load_encoder(str(tiny_model), "gpu")
     with pytest.raises(UserError, match="torch sees"):
         load_encoder(str(tiny_model), "cuda:99")

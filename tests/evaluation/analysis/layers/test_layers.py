@@ -88,5 +88,5 @@ def test_analyse_takes_a_folder_of_images_and_refuses_what_has_no_layers(tmp_pat
     with pytest.raises(SystemExit) as left:
         main([str(tiny_model), "--out", str(tmp_path / "o")])
     assert left.value.code == 2
-    with pytest.raises(UserError, match="two models have the same name"):
+    with pytest.raises(UserError, match="two models are called"):
         main([f"a={tiny_model}", f"a={tiny_model}", "--images", str(folder), "--out", str(tmp_path / "o")])
