@@ -374,11 +374,6 @@ MISTAKES = [
     (ANALYSE, "--out OUT", "--out FILE/x", "cannot write to FILE/x: FILE: Not a directory"),
     (ANALYSE, "--out OUT", "--out OUT --device gpu", "--device: 'gpu': not a kind of device"),
     (REPRODUCE, "--out OUT", "--out FILE", "cannot write to FILE: FILE: Not a directory"),
-    (
-        "reproduce radiology-table3 --out OUT",
-        "--out OUT",
-        "no such file or folder",
-    ),
     ("demo MODEL", "MODEL", "EMPTY", "EMPTY: no config.json, so not a model folder"),
     ("demo MODEL", "MODEL", "MODEL --index TEXTS", "TEXTS: no images; give a dataset folder, or images in one folder"),
     ("quickstart --out OUT", "--out OUT", "--out IMAGES", "IMAGES: exists and is not a quickstart folder"),

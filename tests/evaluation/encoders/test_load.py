@@ -299,6 +299,9 @@ def test_a_family_states_what_must_be_on_disk(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"transunet:R50\.npz' cannot be loaded: no such file"):
         check_place("transunet:R50.npz")
     weights.touch()
+    with pytest.raises(UserError, match=r"R50\.npz: not a \.npz file"):
+        check_place(f"transunet:{weights}")
+    np.savez(weights, weight=np.zeros(1))
     check_place(f"transunet:{weights}")
     for repository in ("timm--vit_tiny", "facebook--dinov2-base"):
         (tmp_path / "hub" / f"models--{repository}" / "snapshots" / "commit").mkdir(parents=True)
