@@ -10,10 +10,10 @@ from typing import Generic, TypeVar
 THREADS = 32
 _MOST_AHEAD = 4096  # folders and entries that are listed before the walk comes to them; more would fill the memory
 
-First = TypeVar("First")
+Facts = TypeVar("Facts")
 
 
-class Ahead(Generic[First]):
+class Ahead(Generic[Facts]):
     """Folders that are listed before a walk takes them, those that it takes soonest first.
 
     A walk takes folders in the order of their names, each before the folders inside it; places that are split at "/"
@@ -21,22 +21,22 @@ class Ahead(Generic[First]):
 
     Args:
         pool: threads, at most `THREADS` of which list folders at a time.
-        listing: lists a folder; it returns all entries, and the facts of the first ones.
+        listing: lists a folder; it returns the entries, and their facts or what is waited for to get them.
     """
 
     def __init__(
-        self, pool: ThreadPoolExecutor, listing: Callable[[str], tuple[list["DirEntry[str]"], First]]
+        self, pool: ThreadPoolExecutor, listing: Callable[[str], tuple[list["DirEntry[str]"], Facts]]
     ) -> None:
         self._pool, self._list = pool, listing
         self._lock = RLock()
         self._waiting: list[list[str]] = []  # a heap of places to list
-        self._listings: dict[str, Future[tuple[list[DirEntry[str]], First]]] = {}
+        self._listings: dict[str, Future[tuple[list[DirEntry[str]], Facts]]] = {}
         self._position = [""]  # the folder taken last
         self._busy = self._entries = 0
         self._ended = False
 
-    def take(self, place: str) -> tuple[list["DirEntry[str]"], First] | None:
-        """A folder's entries and the facts of the first ones, None if it is not among the listed ones.
+    def take(self, place: str) -> tuple[list["DirEntry[str]"], Facts] | None:
+        """A folder's entries and their facts, None if it is not among the listed ones.
 
         The walk is past all folders before it.
 
@@ -77,7 +77,7 @@ class Ahead(Generic[First]):
     def _may_start(self) -> bool:
         return not self._ended and self._busy < THREADS and self._entries + len(self._listings) < _MOST_AHEAD
 
-    def _list_folder(self, place: str) -> tuple[list["DirEntry[str]"], First]:
+    def _list_folder(self, place: str) -> tuple[list["DirEntry[str]"], Facts]:
         try:
             listing = self._list(place)
             with self._lock:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
 from time import perf_counter, sleep
@@ -51,7 +52,7 @@ class Files:
 
 
 Entries = Files | list[Entry]
-_Listing = tuple[list["os.DirEntry[str]"], Entries]  # what a folder holds, with the statuses of its first entries
+_Listing = tuple[list["os.DirEntry[str]"], Iterator[Entries]]  # what a folder holds, and the same with statuses
 
 
 class Folders:
@@ -87,39 +88,39 @@ class Folders:
         listing = self._ahead.take(below) if self.slow else None
         while self.slow and self._current:
             self._ahead.add(_folders(self._current.popitem()[1]))
-        return self._parts(below, depth, *(listing or self._timed(below)))
+        return self._parts(below, depth, self._timed(below)) if listing is None else listing[1]
 
-    def _parts(self, below: str, depth: int, listed: list["os.DirEntry[str]"], first: Entries) -> Iterator[Entries]:
-        yield first
-        at = len(first)
+    def _parts(self, below: str, depth: int, listed: list["os.DirEntry[str]"]) -> Iterator[Entries]:
+        at = 0
         while at < len(listed) and not self.slow:
             count = _GROUP * _QUICK if len(self._samples) == _SAMPLES else _GROUP
             self._current[below] = self._measured(below, depth, listed[at : at + count])
             yield self._current[below]
             at += count
         self._current.pop(below, None)
-        waiting: deque[Future[Entries]] = deque()
-        for start in range(at, len(listed), _GROUP):
-            waiting.append(self._pool.submit(self._read_ahead, below, depth, listed[start : start + _GROUP]))
-            if len(waiting) == _AHEAD:
-                yield waiting.popleft().result()
-        for future in waiting:
-            yield future.result()
+        yield from self._by_threads(below, depth, listed, at)
 
     def _listing(self, below: str) -> _Listing:
-        listed = scan(self._top + below)
-        return listed, self._read_ahead(below, below.count("/") + 1, listed[:_GROUP])
+        listed, depth = scan(self._top + below), below.count("/") + 1
+        rest = self._by_threads(below, depth, listed, _GROUP)
+        return listed, chain([self._read_ahead(below, depth, listed[:_GROUP])], rest)
+
+    def _by_threads(self, below: str, depth: int, listed: list["os.DirEntry[str]"], at: int) -> Iterator[Entries]:
+        """The entries from `at` on; threads begin now to read their statuses, some groups ahead of who takes them."""
+        groups = (listed[start : start + _GROUP] for start in range(at, len(listed), _GROUP))
+        begun = (self._pool.submit(self._read_ahead, below, depth, group) for group in groups)
+        return _results(deque(islice(begun, _AHEAD)), begun)
 
     def _read_ahead(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> Entries:
         entries = self._read(below, depth, part)
         self._ahead.add(_folders(entries))
         return entries
 
-    def _timed(self, below: str) -> _Listing:
+    def _timed(self, below: str) -> list["os.DirEntry[str]"]:
         began = self._now()
         listed = scan(self._top + below)
         self._measure(1, began)
-        return listed, []
+        return listed
 
     def _measured(self, below: str, depth: int, part: Sequence["os.DirEntry[str]"]) -> Entries:
         began = self._now()
@@ -204,6 +205,13 @@ def scan(folder: str) -> list["os.DirEntry[str]"]:
     """A folder's entries in the order of their names."""
     with os.scandir(folder) as entries:
         return sorted(entries, key=attrgetter("name"))
+
+
+def _results(waiting: deque[Future[Entries]], more: Iterator[Future[Entries]]) -> Iterator[Entries]:
+    """The results of `waiting` in turn, for each of which one of `more` is begun."""
+    while waiting:
+        yield waiting.popleft().result()
+        waiting.extend(islice(more, 1))
 
 
 def _folders(entries: Entries) -> Iterator[str]:

@@ -120,6 +120,24 @@ def test_the_latency_of_a_network_disk_is_hidden(tmp_path, make, monkeypatch, pl
     assert looks.most >= 8
 
 
+def test_the_folders_that_come_next_are_read_to_their_ends(tmp_path, make, monkeypatch):
+    """Rather than their first group of files, which would leave the walk waiting in each folder."""
+    for number in range(160):
+        file = tmp_path / "raw" / "own" / "abcd"[number // 40] / f"{number:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+    looks = slow(monkeypatch, 0)
+    monkeypatch.setattr(folders, "_GROUP", 8)
+    monkeypatch.setattr(folders, "SLOW", -1.0)
+    items = list_items(load_source(make.record(tmp_path, "own")), tmp_path / "raw")
+    assert len(list(islice(items, 41))) == 41  # the first of b
+    until = time.monotonic() + 5
+    while looks.total() < 160 + 5 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert looks.total() == 160 + 5
+    items.close()
+
+
 @pytest.mark.parametrize("wait", [False, True])
 def test_a_disk_is_slow_if_its_answers_are_waited_for(tmp_path, files, monkeypatch, wait):
     """Rather than if other programs take the processor."""
