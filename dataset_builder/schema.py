@@ -1,8 +1,10 @@
 """Columns of the dataset's rows and of the manifest, and the Parquet writers for both."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -128,14 +130,65 @@ def line_writer(path: Path) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, CANDIDATES, compression="zstd")
 
 
+class _Sink:
+    """A file that accepts everything: the first error of a write is kept, and raised by `check`.
+
+    Arrow aborts the process if a write fails within content-defined chunking, such as on a full disk.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._error: OSError | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: bytes) -> int:
+        if self._error is None:
+            self._keep_error(self._file.write, data)
+        return len(data)
+
+    def close(self) -> None:
+        self._keep_error(self._file.close)
+
+    def check(self) -> None:
+        """Raise what has gone wrong."""
+        if self._error is not None:
+            raise self._error
+
+    def _keep_error(self, act: Callable[..., Any], *data: bytes) -> None:
+        try:
+            act(*data)
+        except OSError as error:
+            self._error = self._error or error
+
+
+class _RowWriter(pq.ParquetWriter):
+    """Writes rows of the dataset: images uncompressed (they are PNG or JPEG), the rest zstd, with page index."""
+
+    def __init__(self, path: Path) -> None:
+        compression = {name: "zstd" for name in COLUMNS if name != "image"}
+        self._sink = _Sink(path)
+        super().__init__(
+            self._sink,
+            ROWS,
+            compression={**compression, "image.bytes": "none", "image.path": "none"},
+            write_statistics=[name for name in COLUMNS if name != "image"],
+            write_page_index=True,
+            use_content_defined_chunking=True,
+        )
+
+    def write_table(self, table: pa.Table, row_group_size: int | None = None) -> None:
+        super().write_table(table, row_group_size)
+        self._sink.check()
+
+    def close(self) -> None:
+        super().close()
+        self._sink.close()
+        self._sink.check()
+
+
 def row_writer(path: Path) -> pq.ParquetWriter:
-    """A writer of dataset rows: images uncompressed (they are PNG or JPEG), the rest zstd, with page index."""
-    compression = {name: "zstd" for name in COLUMNS if name != "image"}
-    return pq.ParquetWriter(
-        path,
-        ROWS,
-        compression={**compression, "image.bytes": "none", "image.path": "none"},
-        write_statistics=[name for name in COLUMNS if name != "image"],
-        write_page_index=True,
-        use_content_defined_chunking=True,
-    )
+    """A writer of dataset rows."""
+    return _RowWriter(path)
