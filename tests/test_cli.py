@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from biovfm_hf import cli, rooms
 from biovfm_hf.errors import UserError
 from evaluation.commands.features import Features, write_features
+from tests.evaluation.commands.conftest import MADE_WITH
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -247,7 +248,7 @@ def places(tmp_path):
         for name in ("a", "b"):
             (folder / "images" / split / name).mkdir(parents=True)
             Image.new("RGB", (32, 32)).save(folder / "images" / split / name / "1.png")
-    features = Features(["train/a/1.png"], np.ones((1, 128), np.float32), {"model": "m", "revision": "r"})
+    features = Features(["train/a/1.png"], np.ones((1, 128), np.float32), MADE_WITH)
     write_features(folder / "features.parquet", features)
     points = "".join(f"A,{n},x,{90 + n / 100}\n" for n in (5, 20, 80, 300))
     (folder / "points.csv").write_text("family,params_millions,task,auc\n" + points)

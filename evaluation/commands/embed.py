@@ -27,7 +27,7 @@ from ..encoders.embed import embed_features
 from ..encoders.encoder import Encoder
 from ..encoders.load import check_encoder, load_encoder, split_label
 from ..encoders.own_code import TRUST_HELP
-from ..encoders.pooling import POOL_HELP, POOLS, case_features
+from ..encoders.pooling import EACH_SLICE, POOL_HELP, POOLS, case_features
 from ..encoders.processes import process_group
 from ..tasks.images import Joined, Readable
 from ..tasks.volume_cases import (
@@ -45,7 +45,6 @@ from .images import EVERY_FRAME, NO_FRAME, Opened, check_source, is_plain_folder
 from .naming import ARCHIVE, AUTO, KEEP, WITHHOLD, Naming, first_archive, why_withheld
 
 WHY, ON_REQUEST = "withheld", "on request"
-EACH_SLICE = "slices"
 SHOWN = 20  # left-out files that are shown on the screen
 FEATURES = ("both", "class", "mean", "pooled", "last4", "card")
 EXAMPLES = f"""\

@@ -3,9 +3,8 @@
 import csv
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,12 +12,11 @@ from biovfm_hf.errors import UserError, require
 from biovfm_hf.reading.image_files import NOT_INPUT
 from biovfm_hf.writing.files import atomic_path, write_text
 
+from .features_file import LEFT_OUT, PRIVATE_SOURCES, ROW_GROUP, FeaturesFile
 from .naming import WITHHOLD
 from .nearest import vector_lengths
 
-LEFT_OUT, PRIVATE_SOURCES = "left_out", "private_sources"
 CONFIG, SPLIT = "config", "split"
-_ROW_GROUP = 1 << 14  # vectors read at a time
 LENGTH = "length"  # column of the vectors' Euclidean lengths
 _COMPRESSION = {"id": "zstd", LENGTH: "none", "features.list.element": "none"}  # numbers do not compress
 UNRECORDED = "a folder without a record"
@@ -35,7 +33,8 @@ class Features:
         made_with: how the vectors were made, see `embed.describe`.
         left_out: {id: reason} of unreadable images and of files that are no images.
         private_sources: ids of the dataset's private sources.
-        lengths: (N,) Euclidean lengths of the vectors, None if unknown.
+        lengths: (N,) Euclidean lengths of the vectors as they were read; those that the file states are not used,
+            because it may have been edited.
     """
 
     names: list[str]
@@ -43,7 +42,7 @@ class Features:
     made_with: dict[str, str]
     left_out: dict[str, str] = field(default_factory=dict)
     private_sources: tuple[str, ...] = ()
-    lengths: np.ndarray | None = None
+    lengths: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @property
     def withheld(self) -> bool:
@@ -80,7 +79,7 @@ def write_features(out: Path, features: Features) -> None:
                 _write_csv(temporary, features)
             else:
                 parquet.write_table(
-                    table, temporary, use_dictionary=False, compression=_COMPRESSION, row_group_size=_ROW_GROUP
+                    table, temporary, use_dictionary=False, compression=_COMPRESSION, row_group_size=ROW_GROUP
                 )
         write_left_out(left_out_file(out), features.left_out)
     except OSError as error:
@@ -144,40 +143,21 @@ def read_features(path: Path, vectors: bool = True) -> Features:
     Raises:
         UserError: the file does not exist, is not a features file, or lacks the vector of a row.
     """
-    arrow, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
-    try:
-        file = parquet.ParquetFile(path, memory_map=True)
-        made_with = json.loads(file.schema_arrow.metadata[b"biovfm"])
-        left_out, private = made_with.pop(LEFT_OUT, {}), made_with.pop(PRIVATE_SOURCES, [])
-        names = file.read(columns=["id"])["id"].to_pylist()
-        if not names:
-            raise UserError(f"{path} has no row; embed a folder or dataset with images")
-        matrix = _read_vectors(path, file) if vectors else np.empty((0, 0), np.float32)
-        lengths = file.read(columns=[LENGTH])[LENGTH].to_numpy() if LENGTH in file.schema_arrow.names else None
-        return Features(names, matrix, made_with, left_out, tuple(map(str, private)), lengths)
-    except (OSError, KeyError, TypeError, ValueError, arrow.ArrowException) as error:
-        raise UserError(f"{path} is not a features file ({error}); write it with: biovfm embed") from error
+    file = FeaturesFile(path)
+    features = Features(
+        file.names(), np.empty((0, 0), np.float32), file.made_with, file.left_out, file.private_sources
+    )
+    if not vectors:
+        return features
+    matrix, lengths = _read_vectors(file)
+    return replace(features, vectors=matrix, lengths=lengths)
 
 
-def _read_vectors(path: Path, file: Any) -> np.ndarray:
-    """The vectors (N, D) float32 of an open features file, read by parts to avoid a second copy."""
-    vectors, done = np.empty((0, 0), np.float32), 0
-    for batch in file.iter_batches(_ROW_GROUP, columns=["features"], use_threads=False):
-        column = batch["features"]
-        lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        if not done:
-            vectors = np.empty((file.metadata.num_rows, lengths[0]), np.float32)
-        wrong = np.flatnonzero((lengths != vectors.shape[1]) | (lengths == 0))
-        if len(wrong):
-            numbers = lengths[wrong[0]]
-            what = (
-                f"its vector has {numbers} numbers, that of row 0 {vectors.shape[1]}"
-                if numbers
-                else "it has no vector"
-            )
-            raise UserError(f"{path}, row {done + wrong[0]}: {what}; leave it out of the table")
-        vectors[done : done + len(column)] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-        done += len(column)
-    if done != len(vectors):
-        raise ValueError(f"{done} rows could be read of the {file.metadata.num_rows} that it states")
-    return vectors
+def _read_vectors(file: FeaturesFile) -> tuple[np.ndarray, np.ndarray]:
+    """The vectors (N, D) float32 and their lengths (N,), read by parts to avoid a second copy."""
+    vectors, lengths = np.empty((file.rows, file.width), np.float32), np.empty(file.rows)
+    for row, block in file.blocks():
+        part = slice(row, row + len(block))
+        vectors[part] = block
+        lengths[part] = vector_lengths(vectors[part])
+    return vectors, lengths

@@ -12,6 +12,8 @@ POOLS: dict[str, Pool] = {
     "middle": lambda vectors: vectors[len(vectors) // 2],
 }
 """Each function turns the vectors of a case (n, D), n >= 1, into one vector (D or 2 D)."""
+EACH_SLICE = "slices"
+"""Instead of a pool: each slice is a case."""
 POOL_HELP = (
     "pooling of a volume's slices: mean, max (which grows with their number), both side by side, or the middle slice"
 )

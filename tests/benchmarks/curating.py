@@ -37,7 +37,8 @@ def rows_of(count: int, width: int) -> Iterator[np.ndarray]:
 def write_pool(path: Path, count: int, width: int) -> None:
     """A features file as biovfm embed writes it."""
     kind = pyarrow.list_(pyarrow.field("element", pyarrow.float32(), nullable=False), width)
-    schema = pyarrow.schema([("id", pyarrow.string()), ("features", kind)], {"biovfm": json.dumps({"model": "m"})})
+    about = json.dumps({"model": "m", "revision": "r", "features": "both"})
+    schema = pyarrow.schema([("id", pyarrow.string()), ("features", kind)], {"biovfm": about})
     with pyarrow.parquet.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:
         for number, block in enumerate(rows_of(count, width)):
             names = pyarrow.array([f"{number * GROUP + row}" for row in range(len(block))])

@@ -4,6 +4,8 @@ import pytest
 
 from evaluation.commands.embed import main
 
+MADE_WITH = {"model": "m", "revision": "r", "features": "both"}
+
 
 @pytest.fixture
 def features(tmp_path, tiny_model, class_folder):

@@ -14,6 +14,7 @@ from evaluation.analysis.curation.hierarchy import build_tree, sample
 from evaluation.analysis.curation.retrieval import retrieve
 from evaluation.analysis.curation.shares import allot
 from evaluation.commands.features import Features, write_features
+from tests.evaluation.commands.conftest import MADE_WITH
 
 SIZES = {"xray": 300, "mri": 60, "endoscopy": 20}
 
@@ -32,7 +33,7 @@ def pool():
 def files(tmp_path, pool):
     modality, features = pool
     names = [f"{kind}/{number}.png" for number, kind in enumerate(modality)]
-    write_features(tmp_path / "pool.parquet", Features(names, features, {"model": "m"}))
+    write_features(tmp_path / "pool.parquet", Features(names, features, MADE_WITH))
     picture = Image.new("L", (4, 4))
     rows = {"image": [picture] * 380, "path": names, "modality": modality.tolist()}
     table = datasets.Dataset.from_dict(
@@ -132,7 +133,7 @@ def test_curate_writes_a_selection_and_reports_what_was_thinned(files, capsys):
 
 
 def test_curate_finds_images_similar_to_ones_own_and_refuses_features_of_another_model(files, pool):
-    write_features(files / "mine.parquet", Features(["a", "b"], pool[1][360:362], {"model": "m"}))
+    write_features(files / "mine.parquet", Features(["a", "b"], pool[1][360:362], MADE_WITH))
     options = {"features": files / "pool.parquet", "out": files / "o", "like": files / "mine.parquet"}
     assert curate(CurateOptions(keep=8, **options))["kept"] == 8
     assert all(name.startswith("endoscopy") for name in (files / "o" / "selection.txt").read_text().splitlines())
@@ -146,7 +147,7 @@ def test_curate_finds_images_similar_to_ones_own_and_refuses_features_of_another
 
 
 def test_curate_reports_fewer_images_than_asked_for(files, pool, capsys):
-    write_features(files / "mine.parquet", Features(["a", "b"], pool[1][360:362], {"model": "m"}))
+    write_features(files / "mine.parquet", Features(["a", "b"], pool[1][360:362], MADE_WITH))
     words = [str(files / "pool.parquet"), "--keep", "60", "--out", str(files / "o"), "--neighbours", "9"]
     assert main([*words, "--like", str(files / "mine.parquet")]) == 0
     report = json.loads((files / "o" / "curation.json").read_text())
@@ -157,11 +158,11 @@ def test_curate_reports_fewer_images_than_asked_for(files, pool, capsys):
 def test_values_that_are_not_finite_and_ids_that_occur_twice_are_refused(files, pool):
     broken, names = pool[1].copy(), [f"{number}.png" for number in range(380)]
     broken[200, 3] = np.nan
-    write_features(files / "nan.parquet", Features(names, broken, {"model": "m"}))
+    write_features(files / "nan.parquet", Features(names, broken, MADE_WITH))
     for chosen, like in (("nan", None), ("nan", "pool"), ("pool", "nan")):
         own = files / f"{like}.parquet" if like else None
         with pytest.raises(UserError, match=r"nan\.parquet, row 200 \(200\.png\): a feature is not finite"):
             curate(CurateOptions(files / f"{chosen}.parquet", 8, files / "o", like=own))
-    write_features(files / "twice.parquet", Features([*names[:-2], "7.png", "7.png"], pool[1], {"model": "m"}))
+    write_features(files / "twice.parquet", Features([*names[:-2], "7.png", "7.png"], pool[1], MADE_WITH))
     with pytest.raises(UserError, match=r"twice\.parquet: 3 images have the id 7\.png"):
         curate(CurateOptions(files / "twice.parquet", 8, files / "o"))

@@ -15,6 +15,7 @@ from evaluation.analysis.curation.kmeans import assign, lloyd, seed_centroids
 from evaluation.analysis.curation.parts import cluster_by_parts
 from evaluation.analysis.curation.sharing import ALONE, share
 from evaluation.commands.features import Features, write_features
+from tests.evaluation.commands.conftest import MADE_WITH
 from tests.preloaded import python
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -70,7 +71,7 @@ def test_work_that_was_stopped_is_not_done_again(points, tmp_path, monkeypatch):
 
 def test_processes_share_the_parts_and_choose_as_one_does(tmp_path):
     features = np.random.default_rng(0).normal(size=(4000, 4)).astype(np.float32)
-    write_features(tmp_path / "pool.parquet", Features([f"{row}" for row in range(4000)], features, {"model": "m"}))
+    write_features(tmp_path / "pool.parquet", Features([f"{row}" for row in range(4000)], features, MADE_WITH))
     words = ["curate", str(tmp_path / "pool.parquet"), "--keep", "500", "--clusters", "1200,20", "--resamplings", "1"]
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     command = [python(), *torchrun, "-m", "biovfm_hf.cli", *words, "--out", str(tmp_path / "two")]
