@@ -107,6 +107,28 @@ def remove_leftovers(folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def remove_dead(target: Path) -> None:
+    """Remove temporaries of `target` whose process does not run on this machine.
+
+    Other machines that share the folder may write there, too: their write fails then. So it is for files that can be
+    made again.
+    """
+    for path in target.parent.glob(f".{escape(target.name)}.tmp-*"):
+        process = path.name.rpartition("-")[2]
+        if process.isdecimal() and not _runs(int(process)):
+            _remove(path)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether writing failed for lack of space or quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

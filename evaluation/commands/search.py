@@ -27,7 +27,7 @@ from ..tasks.volume_cases import SLICES, CaseSlices, Slicing, VolumeCase, is_vol
 from .features import CONFIG, LEFT_OUT, SPLIT, Features, paths_file, read_features, read_places, write_left_out
 from .images import is_plain_folder, open_images
 from .naming import why_withheld
-from .nearest import Index, most_similar, vector_lengths
+from .nearest import Index, most_similar
 
 EXAMPLES = """\
 examples:
@@ -108,7 +108,10 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     check_encoder(options.model)
     check_writable(options.out, folder=True)
     index = Index(options.features) if options.index and options.features.is_file() else None
-    features = read_features(options.features, vectors=index is None or not index.fresh)
+    ready = index if index and index.fresh else None
+    features = read_features(options.features, vectors=ready is None)
+    if ready and not ready.fresh:
+        raise UserError(f"{options.features} changed while it was read; search again")
     places = read_places(options.features)
     folder = None if options.images is None or _is_dataset(options.images, features) else options.images
     picture_of = None if options.images is None or folder else _dataset_pictures(options.images, features)
@@ -121,24 +124,8 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
     write_left_out(options.out / f"{LEFT_OUT}.csv", left_out)
     if not examples:
         raise UserError(f"none of {len(left_out)} examples can be read; the first: {next(iter(left_out.values()))}")
-    device, precision = options.device or default_device(), features.made_with.get("precision")
-    encoder = load_encoder(options.model, device, precision=precision, trust_remote_code=options.trust_remote_code)
-    if features.made_with["revision"] != encoder.revision:
-        raise UserError(
-            f"{options.features} was made with another model ({features.made_with['model']}); give that one as --model"
-        )
-    pool = features.made_with.get("pool", "mean")
-    vectors = [embed_batch(encoder, images, features.made_with["features"]) for images in examples.values()]
-    queries = np.stack([POOLS[pool if pool in POOLS else "mean"](images) for images in vectors])
-    if not np.isfinite(queries).all():
-        raise UserError(f"{options.model}: the features of an example are not finite; use another model or precision")
-    lengths = _lengths(options.features, features)
-    if index is None:
-        rows, similarity = most_similar(features.vectors, queries, options.top, lengths)
-    else:
-        if not index.fresh:
-            index.build(features.vectors)
-        rows, similarity = index.most_similar(queries, options.top)
+    queries = _queries(options, features, list(examples.values()))
+    rows, similarity = _similar(options, features, queries, ready)
     finds = [
         {
             "query": titles[path],
@@ -155,22 +142,51 @@ def search(options: SearchOptions) -> list[dict[str, Any]]:
         titled = [(f"example\n{titles[path]}", _shown(path, slicing)) for path in examples]
         picture_of = picture_of or partial(_read_again, options.images, places, slicing)
         draw_sheet(options.out / "sheet.png", titled, picture_of, finds)
+    if index and not ready:
+        _keep(index, features.vectors)
     return finds
 
 
-def _lengths(path: Path, features: Features) -> np.ndarray:
-    """The lengths of the vectors, if these or their lengths were read; tells how many are not finite.
+def _queries(options: SearchOptions, features: Features, examples: list[list[np.ndarray]]) -> np.ndarray:
+    """The vectors (Q, D) of examples, of one image or several slices each, made as the features were."""
+    device, precision = options.device or default_device(), features.made_with.get("precision")
+    encoder = load_encoder(options.model, device, precision=precision, trust_remote_code=options.trust_remote_code)
+    if features.made_with["revision"] != encoder.revision:
+        raise UserError(
+            f"{options.features} was made with another model ({features.made_with['model']}); give that one as --model"
+        )
+    vectors = [embed_batch(encoder, images, features.made_with["features"]) for images in examples]
+    pool = POOLS.get(features.made_with.get("pool", "mean"), POOLS["mean"])
+    queries = np.stack([pool(images) for images in vectors])
+    if not np.isfinite(queries).all():
+        raise UserError(f"{options.model}: the features of an example are not finite; use another model or precision")
+    return queries
+
+
+def _similar(
+    options: SearchOptions, features: Features, queries: np.ndarray, ready: Index | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and similarities as `most_similar`, from the index if one is ready; tells how many vectors are not finite.
 
     Raises:
-        UserError: none is finite.
+        UserError: no vector is finite.
     """
-    lengths = vector_lengths(features.vectors) if features.lengths is None else features.lengths
-    lost = int((~np.isfinite(lengths)).sum())
-    if lost and lost == len(lengths):
-        raise UserError(f"{path}: no vector is finite; embed the images again")
-    if lost:
-        print(f"{path}: {lost} of {len(lengths)} vectors are not finite, and left out", file=sys.stderr)
-    return lengths
+    kept = ready.count if ready else int(np.isfinite(features.lengths).sum())
+    if not kept:
+        raise UserError(f"{options.features}: no vector is finite; embed the images again")
+    if lost := len(features.names) - kept:
+        print(f"{options.features}: {lost} of {lost + kept} vectors are not finite, and left out", file=sys.stderr)
+    if ready:
+        return ready.most_similar(queries, options.top)
+    return most_similar(features.vectors, queries, options.top, features.lengths)
+
+
+def _keep(index: Index, vectors: np.ndarray) -> None:
+    """Build the index for later searches; this one has its answer, so a failure is only told."""
+    try:
+        index.build(vectors)
+    except UserError as error:
+        print(f"no index was kept: {error}", file=sys.stderr)
 
 
 def _is_dataset(images: Path, features: Features) -> bool:

@@ -28,11 +28,14 @@ SURE = 0.5  # share of sure queries from which on it is
 def unit_centre(features: np.ndarray) -> np.ndarray:
     """Roughly the mean (D,) float64 of feature vectors (N, D) at length 1, from 1 to 2 times `SAMPLE` of the rows."""
     sample = features[:: max(len(features) // SAMPLE, 1)]
-    return sum((unit.sum(0) for _, unit, _ in _unit(sample)), np.zeros(features.shape[1])) / max(len(sample), 1)
+    return sum((unit.sum(0) for _, unit, _ in unit_blocks(sample)), np.zeros(features.shape[1])) / max(len(sample), 1)
 
 
-def _unit(features: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Rows, their vectors at length 1, and their lengths, float64, in memory that stays in a core's cache."""
+def unit_blocks(features: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield rows, their vectors at length 1, and their lengths, float64, in memory that stays in a core's cache.
+
+    The next vectors take the place of these. A vector of zeros stays zero.
+    """
     board = np.empty((CACHED, features.shape[1]))
     for start in range(0, len(features), CACHED):
         rows = slice(start, min(start + CACHED, len(features)))
@@ -57,7 +60,7 @@ def unit_offsets(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
     def write(first: int) -> None:
         own = offsets[first : first + BLOCK]
-        for rows, unit, lengths in _unit(features[first : first + BLOCK]):
+        for rows, unit, lengths in unit_blocks(features[first : first + BLOCK]):
             part = own[rows, :width]
             np.subtract(unit, centre, out=part, casting="same_kind")
             own[rows, width] = np.einsum("nd,nd->n", part, part) / 2 + (lengths == 0) / 2

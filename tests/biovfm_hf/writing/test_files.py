@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from biovfm_hf.writing.files import atomic_path, remove_leftovers
+from biovfm_hf.writing.files import atomic_path, remove_dead, remove_leftovers
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -92,3 +93,12 @@ def replace_and_fail(target: Path) -> None:
     with pytest.raises(OSError), atomic_path(target) as folder:
         folder.mkdir()
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_temporaries_of_a_target_are_removed_if_their_process_has_ended(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name in (f".a.tmp-{ended.pid}", f".a.tmp-{os.getppid()}", f".b.tmp-{ended.pid}", ".a.tmp-x"):
+        (tmp_path / name).touch()
+    remove_dead(tmp_path / "a")
+    assert {path.name for path in tmp_path.iterdir()} == {f".a.tmp-{os.getppid()}", f".b.tmp-{ended.pid}", ".a.tmp-x"}

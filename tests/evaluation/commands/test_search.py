@@ -1,6 +1,9 @@
 """`biovfm search`: the images most like an example, and the sheet that shows them."""
 
 import json
+import re
+import resource
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,3 +116,45 @@ def test_a_search_leaves_vectors_out_that_are_not_finite(features, tmp_path, tin
     write_features(tmp_path / "f.parquet", written)
     with pytest.raises(UserError, match=r"f\.parquet: no vector is finite"):
         search(words)
+
+
+@pytest.fixture
+def many(features, tmp_path):
+    """A features file of 1,500 rows, the first of which are those of `features`."""
+    written = read_features(features)
+    rng = np.random.default_rng(0)
+    others = rng.normal(size=(1500 - len(written.names), written.vectors.shape[1])).astype(np.float32)
+    names = [*written.names, *(f"other {row}" for row in range(len(others)))]
+    path = tmp_path / "many" / "f.parquet"
+    path.parent.mkdir()
+    write_features(path, replace(written, names=names, vectors=np.concatenate([written.vectors, others])))
+    return path
+
+
+def test_a_search_answers_where_no_index_can_be_written(many, tmp_path, tiny_model, class_folder, capsys):
+    pytest.importorskip("faiss")
+    query = sorted(class_folder.rglob("*.png"))[0]
+    words = ["--model", str(tiny_model), "--features", str(many), "--query", str(query), "--index"]
+    words += ["--out", str(tmp_path / "out")]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as on a full disk, a write fails
+    try:
+        assert search(words) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    told = capsys.readouterr().err
+    assert re.search(r"no index was kept: .*f\.parquet\.faiss cannot be written \(write error .*File too large", told)
+    found = (tmp_path / "out" / "search.json").read_text()
+    assert [file.name for file in many.parent.iterdir()] == ["f.parquet"]
+    assert search(words) == 0 and (many.parent / "f.parquet.faiss").is_file()
+    assert search(words) == 0 and not capsys.readouterr().err
+    again = json.loads((tmp_path / "out" / "search.json").read_text())[0]["found"]
+    assert again[0] == json.loads(found)[0]["found"][0]
+
+
+def test_a_search_without_need_of_an_index_says_so_and_answers(features, tmp_path, tiny_model, class_folder, capsys):
+    pytest.importorskip("faiss")
+    query = next(class_folder.rglob("*.png"))
+    words = ["--model", str(tiny_model), "--features", str(features), "--query", str(query), "--index"]
+    assert search([*words, "--out", str(tmp_path)]) == 0 and (tmp_path / "search.json").is_file()
+    assert "no index was kept: 51 vectors need no index" in capsys.readouterr().err
