@@ -12,8 +12,8 @@ from biovfm_hf.errors import UserError, require
 from biovfm_hf.volumes import AXES
 
 from ..encoders.device import PRECISIONS
-from ..encoders.embed import FEATURES
 from ..encoders.pooling import EACH_SLICE, POOLS
+from ..encoders.tokens import FEATURES
 
 ROW_GROUP = 1 << 14  # vectors written and read at a time
 LEFT_OUT, PRIVATE_SOURCES = "left_out", "private_sources"

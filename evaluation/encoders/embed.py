@@ -20,7 +20,7 @@ from ..tasks.images import Images, Readable
 from .encoder import Encoder, to_square
 from .processes import ProcessGroup, process_group
 from .shards import TokenStore, read_shards, write_shard
-from .tokens import LAST_BLOCKS
+from .tokens import LAST_BLOCKS, SUMMARIES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +31,6 @@ TOKEN_SHARD_BYTES = 64 << 20
 BATCH_SIZE = 64
 CPU_BATCH = 8  # see `_encode_in_lanes`
 FORMAT = "5"  # part of every key; increase it when the meaning of stored data changes
-SUMMARIES = ("class", "mean", "mean_raw", "pooled")
-FEATURES = ("both", *SUMMARIES, "last4", "card")
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def embed_summaries(
     continues with the missing ones. `processes` share the shards; None means the processes of `accelerate launch`.
 
     Returns:
-        {name: (N, D) float32} for each of `SUMMARIES`, see `encoders.Encoded.summary`.
+        {name: (N, D) float32} for each of `tokens.SUMMARIES`, see `encoders.Encoded.summary`.
 
     Raises:
         UserError: an image cannot be read, or the encoder gives values that are not finite.
@@ -103,9 +101,9 @@ def embed_features(
         encoder: the encoder.
         images: N images.
         cache: folder of the cached features.
-        which: one of `FEATURES`. `both` is class token and mean patch token side by side; `last4` the class tokens of
-            the last four blocks and the mean patch token, as in DINOv2's linear evaluation; `card` the vector that the
-            model's card recommends; the others are described in `tokens.Encoded.summary`.
+        which: one of `tokens.FEATURES`. `both` is class token and mean patch token side by side; `last4` the class
+            tokens of the last four blocks and the mean patch token, as in DINOv2's linear evaluation; `card` the
+            vector that the model's card recommends; the others are described in `tokens.Encoded.summary`.
         batch_size: images per batch.
         label: text of the progress bar.
 

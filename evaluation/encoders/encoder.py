@@ -41,7 +41,7 @@ class Encoder:
         compiled: its blocks, compiled by `torch.compile`; empty if it runs uncompiled.
         reading: facts about the module that `read` needs.
         read: runs the module and returns its tokens, like `tokens.run`.
-        features: the kind of `embed.FEATURES` that its card recommends as an image's vector.
+        features: the kind of `tokens.FEATURES` that its card recommends as an image's vector.
         notes: caveats for readers of its results; every record has them.
         network: the segmentation network that is trained in place of a frozen model, if there is one.
     """
@@ -88,7 +88,7 @@ class Encoder:
         )
 
     def vector_kind(self, which: str) -> str:
-        """The kind of vector that `which` of `embed.FEATURES` means; `card` is the kind that the card recommends."""
+        """The kind of vector that `which` of `tokens.FEATURES` means; `card` is the kind that the card recommends."""
         return self.features if which == "card" else which
 
     def twin(self) -> "Encoder":

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_PREFIX = 64  # most tokens before the patches (class token and registers); no published model has so many
 LAST_BLOCKS = 4
+SUMMARIES = ("class", "mean", "mean_raw", "pooled")
+FEATURES = ("both", *SUMMARIES, "last4", "card")
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Encoded:
         `class` if it has none.
         """
         if self.vector is not None:
-            return dict.fromkeys(("class", "mean", "mean_raw", "pooled"), self.vector)
+            return dict.fromkeys(SUMMARIES, self.vector)
         mean = self.normed[:, self.prefix :].mean(1)
         token = self.normed[:, 0] if self.prefix else mean
         return {

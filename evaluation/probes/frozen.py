@@ -29,7 +29,7 @@ class FrozenProbe(Probe):
     corrupts: ClassVar[bool] = True
 
     def reads(self, trial: Trial) -> str:
-        """Which of `embed.FEATURES` the probe reads: its setting `features`."""
+        """Which of `tokens.FEATURES` the probe reads: its setting `features`."""
         features: str = self.features  # type: ignore[attr-defined]
         return features
 

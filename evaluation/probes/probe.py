@@ -31,8 +31,9 @@ from biovfm_hf.nearest import nearest
 from biovfm_hf.options import check_options, option
 from biovfm_hf.rooms import import_modules
 
-from ..encoders.embed import FEATURES, embed_features
+from ..encoders.embed import embed_features
 from ..encoders.pooling import case_features
+from ..encoders.tokens import FEATURES
 from ..statistics.bootstrap import PROTOCOLS, draws_as
 from ..statistics.kinds import MULTILABEL, TASKS
 from ..tasks import SPLITS, Task

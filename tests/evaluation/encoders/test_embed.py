@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from biovfm_hf.errors import UserError
 from evaluation.encoders import embed
 from evaluation.encoders.embed import (
-    FEATURES,
     Augmentation,
     cache_key,
     embed_batch,
@@ -21,6 +20,7 @@ from evaluation.encoders.embed import (
 )
 from evaluation.encoders.load import load_encoder
 from evaluation.encoders.pooling import case_features
+from evaluation.encoders.tokens import FEATURES
 from evaluation.tasks import open_task
 
 
