@@ -1,6 +1,7 @@
 """The steps of `biovfm build`: plan, run the shards, screen across them, finish; each skips finished work."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,9 @@ def _planned(options: BuildOptions, raw: Path, sources: list[Source]) -> Plan:
         plan = load_plan(options.out)
     except FileNotFoundError:
         print(listing, flush=True)
+        if options.num_shards is None:  # nobody else plans here: what is there belongs to no plan
+            for name in ("shards", "marks"):
+                shutil.rmtree(options.out / WORK / name, ignore_errors=True)
         return make_plan(
             sources, raw, options.out, options.shaping, options.salt or secret_of(options.out), software()
         )
@@ -118,7 +122,10 @@ def _planned(options: BuildOptions, raw: Path, sources: list[Source]) -> Plan:
         raise UserError(
             f"{options.out}: holds a build with {', '.join(changed)}; choose another --out, or remove that folder"
         )
-    if options.retry_failed:
+    lost = not plan.items_path.is_file()
+    if lost and options.num_shards is not None:
+        raise UserError(f"{plan.items_path}: is missing; list the sources again with --plan-only, then run the jobs")
+    if options.retry_failed or lost:
         print(listing, flush=True)
         plan, taken = plan_again(plan, sources, raw)
         print(f"{taken} of {len(plan.shards)} shards stay as they are, the others run")
@@ -171,7 +178,9 @@ def _build(
     damaged = remove_damaged(plan, before.get("files", {}))
     if damaged:
         print(f"{len(damaged)} files are missing or of the wrong size, among them {damaged[0]}: made again")
-    elif not plan.unfinished() and before.get("inputs") == _inputs(plan, identified):
+    elif before and (lost := plan.unfinished()):
+        print(f"the work of {len(lost)} shards in {plan.work} is missing or damaged: made again")
+    elif before.get("inputs") == _inputs(plan, identified):
         print("nothing is left to do")
         summary = _read_json(plan.out / "build.json")
         _report(plan, summary)
@@ -196,7 +205,7 @@ def _build(
     write_card(plan, summary, counts.files)
     remove_leftovers(plan.out)
     remove_earlier(plan)
-    write_text(complete, json.dumps({"inputs": inputs, "files": written_files(plan.out)}))
+    write_text(complete, json.dumps({"inputs": inputs, "files": written_files(plan)}))
     _report(plan, summary)
     return summary
 

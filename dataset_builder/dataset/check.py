@@ -39,11 +39,11 @@ def faults(out: Path, workers: int = 0) -> tuple[dict[str, int], list[str]]:
     Raises:
         UserError: the folder holds no finished build.
     """
+    if missing := [name for name in ("build.json", "manifest.parquet") if not (out / name).is_file()]:
+        raise UserError(f"{out}: holds no finished dataset ({missing[0]} is missing); run the build again")
     try:
         summary = json.loads((out / "build.json").read_text(encoding="utf-8"))
         manifest = pq.ParquetFile(out / "manifest.parquet")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{out}: holds no finished dataset ({Path(error.filename).name} is missing)") from error
     except (ValueError, pa.ArrowException) as error:
         raise UserError(f"{out}: build.json or manifest.parquet is damaged; run the build again") from error
     # first, since a plan of another version cannot be checked
@@ -216,14 +216,18 @@ def _faults_of_plan(out: Path, threads: int) -> list[str]:
         plan = load_plan(out)
     except FileNotFoundError:
         return []
-    counts = in_order(partial(_listed_inputs, plan), range(len(plan.shards)), threads)
-    return [
-        f"plan: shard {number} has {shard.items} inputs, the manifest lists {count}"
-        for number, (shard, count) in enumerate(zip(plan.shards, counts, strict=True))
-        if shard.items != count
-    ]
+    faults_of_shards = in_order(partial(_fault_of_shard, plan), range(len(plan.shards)), threads)
+    return [fault for fault in faults_of_shards if fault]
 
 
-def _listed_inputs(plan: Plan, number: int) -> int:
-    items = pq.read_table(plan.candidates_path(number), columns=["item"])["item"]
-    return int(pc.count_distinct(items).as_py())
+def _fault_of_shard(plan: Plan, number: int) -> str | None:
+    shard, path = plan.shards[number], plan.candidates_path(number)
+    if plan.statistics(number) is None:
+        return f"plan: the work on shard {number} ({shard.name}) is missing or damaged; run the build again"
+    try:
+        count = pc.count_distinct(pq.read_table(path, columns=["item"])["item"]).as_py()
+    except (OSError, pa.ArrowException) as error:
+        return f"plan: {path} cannot be read ({one_line(error)}); remove it and run the build again"
+    if count != shard.items:
+        return f"plan: shard {number} has {shard.items} inputs, the manifest lists {count}"
+    return None

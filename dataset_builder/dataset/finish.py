@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from biovfm_hf.cards.provenance import PROVENANCE
 from biovfm_hf.threads import in_order
 from biovfm_hf.writing.files import atomic_path, linked, write_text
 
@@ -39,7 +40,7 @@ def finish_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
     stays = np.isin(_lines_with_rows(plan, number), load_drops(plan, number)["line"].to_numpy(), invert=True)
     if not stays.any():
         target.unlink(missing_ok=True)
-    elif not target.is_file():
+    elif not _has_rows(target, int(stays.sum())):
         with atomic_path(target) as path:
             if stays.all():
                 linked(plan.rows_path(number), path)
@@ -48,6 +49,14 @@ def finish_shard(out: str, raw: str, unit: Unit) -> dict[str, Any]:
                     for table in _chosen(plan.rows_path(number), stays):
                         writer.add(table)
     return {"shard": number, "kept": int(stays.sum())}
+
+
+def _has_rows(target: Path, count: int) -> bool:
+    """Whether a file of the dataset is there with as many rows; a damaged one has none."""
+    try:
+        return bool(pq.read_metadata(target).num_rows == count)
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _lines_with_rows(plan: Plan, number: int) -> np.ndarray:
@@ -114,14 +123,15 @@ def _chosen(source: Path, rows: np.ndarray) -> Iterator[pa.Table]:
             yield table if own.all() else table.filter(pa.array(own))
 
 
-def written_files(out: Path) -> dict[str, int]:
-    """Name and size in bytes of the files that a finished build must have: rows, manifest and summary.
-
-    The card is not among them, since it may be edited.
-    """
-    folders = [path for folder in ("data", SAMPLE) for path in sorted((out / folder).rglob("*.parquet"))]
-    files = [*folders, out / "manifest.parquet", out / "build.json"]
-    return {path.relative_to(out).as_posix(): path.stat().st_size for path in files}
+def written_files(plan: Plan) -> dict[str, int | None]:
+    """Name and size in bytes of each file of a finished build; None for the card's files, which may be edited."""
+    out = plan.out
+    rows = [path for folder in ("data", SAMPLE) for path in sorted((out / folder).rglob("*.parquet"))]
+    files = [*rows, out / "manifest.parquet", out / "build.json", places_path(plan)]
+    sizes: dict[Path, int | None] = {path: path.stat().st_size for path in files if path.is_file()}
+    card = [out / "README.md", out / ".gitignore", out / PROVENANCE, *sorted((out / "figures").glob("*"))]
+    sizes |= {path: None for path in card if path.is_file()}
+    return {path.relative_to(out).as_posix(): size for path, size in sizes.items()}
 
 
 def undecide(plan: Plan) -> None:
@@ -135,13 +145,14 @@ def undecide(plan: Plan) -> None:
     shutil.rmtree(plan.out / SAMPLE, ignore_errors=True)
 
 
-def remove_damaged(plan: Plan, written: dict[str, int]) -> list[str]:
+def remove_damaged(plan: Plan, written: dict[str, int | None]) -> list[str]:
     """Remove damaged files, so that a build writes them again; returns their names, and those of missing files.
 
     If a shard's rows in the work folder are missing or damaged too (they may be the same file under a second name),
     the shard is read from the raw folder again.
     """
-    damaged = [name for name, size in written.items() if _size(plan.out / name) != size]
+    sizes = {name: _size(plan.out / name) for name in written}
+    damaged = [name for name, size in sizes.items() if size is None or written[name] not in (size, None)]
     numbers = {shard.name: number for number, shard in enumerate(plan.shards)}
     for name in damaged:
         target = plan.out / name

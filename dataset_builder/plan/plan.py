@@ -116,7 +116,7 @@ class Plan:
 
     @property
     def items_path(self) -> Path:
-        """The table of all inputs; each listing has its own."""
+        """The table of all inputs; each listing has its own. Without it the sources are listed again."""
         return self.work / (f"items-{self.listing}.parquet" if self.listing else "items.parquet")
 
     def _file(self, number: int) -> str:
@@ -210,7 +210,7 @@ class Plan:
         """Input number in the shard -> why it must not be opened again."""
         try:
             return {int(k): v for k, v in json.loads(self.marks_path(number).read_text(encoding="utf-8")).items()}
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return {}
 
     def mark(self, number: int, item: int, reason: str) -> None:
