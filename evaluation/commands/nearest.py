@@ -68,8 +68,8 @@ class Index:
         self._write(index)
 
     def _write(self, index: Any) -> None:
-        remove_dead(self._file)  # a build that was killed leaves as much as an index
         try:
+            remove_dead(self._file)  # a build that was killed leaves as much as an index
             with atomic_path(self._file) as path:
                 self._faiss.write_index(index, str(path))
             write_text(self._note, json.dumps({"features": self._made_of, "index": _stamp(self._file)}))

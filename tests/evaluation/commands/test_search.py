@@ -158,3 +158,21 @@ def test_a_search_without_need_of_an_index_says_so_and_answers(features, tmp_pat
     words = ["--model", str(tiny_model), "--features", str(features), "--query", str(query), "--index"]
     assert search([*words, "--out", str(tmp_path)]) == 0 and (tmp_path / "search.json").is_file()
     assert "no index was kept: 51 vectors need no index" in capsys.readouterr().err
+
+
+def test_features_that_are_replaced_while_their_index_is_used_are_told(many, tmp_path, tiny_model, class_folder):
+    pytest.importorskip("faiss")
+    query = next(class_folder.rglob("*.png"))
+    words = ["--model", str(tiny_model), "--features", str(many), "--query", str(query), "--index"]
+    words += ["--out", str(tmp_path / "out")]
+    assert search(words) == 0
+
+    def replacing(path, **options):
+        write_features(path, read_features(path))
+        return read_features(path, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evaluation.commands.search.read_features", replacing)
+        with pytest.raises(UserError, match=r"f\.parquet changed while it was read; search again"):
+            search(words)
+    assert search(words) == 0
