@@ -9,10 +9,12 @@ from ..item import Item
 _ROW_BYTES = 60_000  # rows of 2D images are seldom larger
 _VIDEO_SHARE = 8  # bytes of video per byte of sampled frames, a guess
 _SERIES_FILE = 300_000  # bytes of rows for each slice of a series, of three views
-# Seconds on one core of an EPYC for each kind, from docs/dataset.md
+_VOXEL, _PACKED_VOXEL = 2, 1  # bytes of a volume's file per voxel, a guess
+# Seconds on one core, measured: images on an EPYC (docs/dataset.md), the others on a Xeon with volumes of 48 x 56 x 40
+# to 256 x 256 x 150 voxels. A slice costs much the same whatever its size, since it becomes a picture of one size.
 _PER_INPUT, _PER_EXCLUDED = 1e-3, 1e-5
-_PER_IMAGE_BYTE, _PER_VOLUME_BYTE, _PER_PACKED_BYTE = 8e-9, 2e-8, 4e-8
-_PER_SERIES_FILE = 4e-3
+_PER_IMAGE_BYTE, _PER_VOLUME_BYTE, _PER_PACKED_BYTE = 8e-9, 8e-9, 1.5e-8
+_PER_SLICE, _PER_SERIES_FILE = 7e-4, 4e-3  # a file of a series stands for its share of the slices of the other views
 
 
 def row_bytes(item: Item) -> int:
@@ -44,10 +46,17 @@ def file_seconds(template: Item, sizes: Sequence[int] | np.ndarray) -> np.ndarra
     """Seconds of one core, float64 (n,), for files of these sizes that otherwise equal the template."""
     if template.excluded:
         return np.full(len(sizes), _PER_EXCLUDED)
-    each = _PER_IMAGE_BYTE
-    if template.kind == "volume":
-        each = _PER_PACKED_BYTE if (template.member or template.path).endswith(".gz") else _PER_VOLUME_BYTE
-    return _PER_INPUT + each * np.asarray(sizes, np.float64)
+    stored = np.asarray(sizes, np.float64)
+    if template.kind != "volume":
+        return _PER_INPUT + _PER_IMAGE_BYTE * stored
+    if (template.member or template.path).endswith(".gz"):
+        return _PER_INPUT + _PER_PACKED_BYTE * stored + _PER_SLICE * _slices(stored / _PACKED_VOXEL)
+    return _PER_INPUT + _PER_VOLUME_BYTE * stored + _PER_SLICE * _slices(stored / _VOXEL)
+
+
+def _slices(voxels: np.ndarray) -> np.ndarray:
+    """Slices of cubes with these numbers of voxels along the three axes."""
+    return 3 * np.cbrt(voxels)
 
 
 def streamed(item: Item) -> bool:

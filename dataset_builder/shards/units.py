@@ -11,7 +11,7 @@ import numpy as np
 from ..plan.plan import Plan, Unit
 
 SHARES = 4  # least number of units ahead of each worker, so that the last ones are short
-SHORTEST = 0.25  # least seconds of work of a unit
+SHORTEST = 0.1  # least seconds of work of a unit, those of a small volume
 
 
 def cut(plan: Plan, numbers: Sequence[int], workers: int, shortest: float = SHORTEST) -> list[Unit]:

@@ -54,6 +54,16 @@ def test_ten_volumes_on_64_cores_are_ten_units_of_six_threads():
     assert [unit[1:] for unit in units] == [(n, n + 1, 6) for n in range(10)]
 
 
+def test_small_volumes_occupy_every_core():
+    """A slice of one costs as much as a slice of a large one."""
+    for count, size in ((60, 2 * 64**3), (10, 2 * 48 * 56 * 40)):
+        cost = seconds(Item("a.nii", None, "volume", size=size))
+        assert 5e-4 < cost / (3 * (size / 2) ** (1 / 3)) < 1e-3  # measured: 0.7 ms a slice
+        for workers in (4, 8):
+            units = cut(planned([[cost] * count]), [0], workers)
+            assert len(units) >= workers and max(unit.stop - unit.start for unit in units) <= count / workers
+
+
 def test_many_shards_are_whole_until_the_end_comes():
     units = cut(planned([[0.1] * 100] * 50), range(50), 2)
     whole = [unit.stop - unit.start == 100 for unit in units]
@@ -114,7 +124,7 @@ def test_parts_of_other_cuts_are_kept_and_make_the_same_bytes(small_raw, tmp_pat
     whole, plan = plans
     numbers = range(len(plan.shards))
     list(in_process(build_unit, whole, str(raw), map(whole.whole, numbers)))
-    first = cut(plan, numbers, 3, shortest=0.0)
+    first = cut(plan, numbers, 9, shortest=0.0)  # enough workers that no shard is whole
     list(in_process(build_unit, plan, str(raw), first[::2]))
     stale = Unit(0, 0, 2)  # of a worker that was taken for lost: inputs that two parts hold are taken once
     list(in_process(build_unit, plan, str(raw), [stale]))
@@ -132,6 +142,7 @@ def test_parts_of_other_cuts_are_kept_and_make_the_same_bytes(small_raw, tmp_pat
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_the_bytes_do_not_depend_on_the_workers(small_raw, tmp_path, monkeypatch, workers):
     monkeypatch.setitem(ENGINES, "local", replace(ENGINES["local"], shortest=0.0))
+    monkeypatch.setattr("dataset_builder.shards.units.SHARES", 400)  # the two volumes take nearly all the time
     cuts = []
     monkeypatch.setattr(pipeline, "cut", lambda *words: cuts.append(cut(*words)) or cuts[-1])
     raw, sources = small_raw
