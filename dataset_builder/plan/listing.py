@@ -23,7 +23,7 @@ from ..catalog.selection import HIDDEN_FILE, UNNAMED, Selection, looks_like_imag
 from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source
 from ..item import Item, Part
 from ..readers.archives import UNREADABLE, BrokenArchive, Member, is_archive, is_zip, list_members, zip_members
-from ..readers.members import members
+from ..readers.members import members, zip_member
 from ..readers.picture import opening
 from .folders import Entries, Entry, Files, Folders, is_hidden_folder
 from .runs import Run, items_of_runs
@@ -211,8 +211,13 @@ class _Walk:
         elif not slices:
             yield self._excluded(place, EMPTY, "archive", member)
 
-    def _member(self, place: str, member: Member, slices: list[Member]) -> Iterator[Item]:
-        """The item of a member; a slice of a series is added to `slices` instead, since more may follow."""
+    def _member(
+        self, place: str, member: Member, slices: list[Member], inner: BytesIO | None = None
+    ) -> Iterator[Item]:
+        """The item of a member; a slice of a series is added to `slices` instead, since more may follow.
+
+        `inner` is the ZIP inside the archive, if the member is in one.
+        """
         name = member.name.rpartition("/")[2]
         if member.problem is None and member.outer is None and place.lower().endswith(".zip") and is_zip(name):
             yield from self._nested(place, member, slices)
@@ -231,7 +236,7 @@ class _Walk:
         if member.outer is not None:
             inside = f"{place}/{member.outer.name}/{member.name.removeprefix(member.outer.name + '!')}"
         rule = self._selection.rule(inside)
-        if rule is None and has_no_suffix(name) and self._is_dicom(place, member):
+        if rule is None and has_no_suffix(name) and self._is_dicom(place, member, inner):
             inside = f"{inside}.dcm"  # the same as for a loose file
             rule = self._selection.rule(inside)
         if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(inside) is None:
@@ -239,10 +244,11 @@ class _Walk:
         else:
             yield self._item(place, inside, rule, member.name, _part(member))
 
-    def _is_dicom(self, place: str, member: Member) -> bool:
+    def _is_dicom(self, place: str, member: Member, inner: BytesIO | None) -> bool:
         if member.offset is None:
             return is_dicom(member.start)
-        ((_, data),) = members(Path(self._top + place), [_part(member).item(self._prefix + place)])
+        archive, item = Path(self._top + place), _part(member).item(self._prefix + place)
+        data = next(members(archive, [item]))[1] if inner is None else zip_member(inner, archive, item)
         return isinstance(data, bytes) and is_dicom(data[:132])
 
     def _nested(self, place: str, outer: Member, slices: list[Member]) -> Iterator[Item]:
@@ -256,7 +262,8 @@ class _Walk:
                 raise BrokenArchive(str(data))
             inside = (replace(one, name=f"{outer.name}!{one.name}", outer=outer) for one in zip_members(BytesIO(data)))
             before = len(slices)
-            items = chain.from_iterable(self._member(place, member, slices) for member in inside)
+            opened = BytesIO(data)
+            items = chain.from_iterable(self._member(place, member, slices, opened) for member in inside)
             yield from self._listed(place, items, slices[before:], outer.name)
         except ValueError as error:
             yield self._excluded(place, _fault(error), "archive", outer.name)

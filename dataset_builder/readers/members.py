@@ -66,18 +66,23 @@ def series(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, list[bytes
             ready += 1
 
 
+def zip_member(file: BinaryIO, path: Path, item: Item) -> bytes | Refused:
+    """The bytes of a member of an opened ZIP, which may be one inside the archive `path`, or why not."""
+    return _caught(_zip_member, file, path, item)
+
+
 def _of_zip(
     file: BinaryIO, path: Path, outer: Part | None, items: Iterable[Item]
 ) -> Iterator[tuple[Item, bytes | Refused]]:
     """Members of the archive, or of the ZIP inside it that `outer` describes, which is kept in memory."""
     if outer is not None:
-        content = _caught(_zip_member, file, path, outer.item(path.name, "archive"))
+        content = zip_member(file, path, outer.item(path.name, "archive"))
         if isinstance(content, Refused):
             yield from ((item, content) for item in items)
             return
         file = BytesIO(content)
     for item in items:
-        yield item, _caught(_zip_member, file, path, item)
+        yield item, zip_member(file, path, item)
 
 
 def _caught(read, file: BinaryIO, path: Path, item: Item) -> bytes | Refused:

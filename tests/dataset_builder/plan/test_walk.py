@@ -296,6 +296,23 @@ def test_a_pattern_of_every_file_looks_into_archives(record, folder):
     }
 
 
+def test_a_zip_inside_a_zip_is_unpacked_once_to_be_listed(record, folder, make, monkeypatch):
+    """Not for each of its files without a suffix, which are DICOM if their content says so."""
+    make.dicom(folder / "IM", make.picture(0), SeriesInstanceUID="1.2.3")
+    inner, opened = BytesIO(), Counter()
+    with zipfile.ZipFile(inner, "w") as archive:
+        for number in range(5):
+            archive.write(folder / "IM", f"set/IM{number}")
+    (folder / "IM").unlink()
+    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+        archive.writestr("inner.zip", inner.getvalue())
+    honest = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *a, **more: opened.update([path.name]) or honest(path, *a, **more))
+    outcome = found(record(items=["**/*.dcm"]), folder.parent)
+    assert outcome == {f"mine/all.zip!inner.zip!set/IM{number}": None for number in range(5)}
+    assert opened["all.zip"] == 2  # its directory, and the ZIP inside it
+
+
 def test_a_zip_inside_a_zip_is_a_folder_too(record, folder):
     """One level of it: what lies in a third archive, or in a ZIP inside a TAR, has to be unpacked."""
     inner, innermost = BytesIO(), BytesIO()
