@@ -40,7 +40,7 @@ def list_items(source: Source, raw_dir: Path) -> Iterator[Item]:
     Folders are walked in the order of their names, archives in their own order. In memory are the names in the
     folders around the current one, and on a slow disk a few thousand names of what comes next. Symbolic links are
     followed only to files inside the source's folder. A missing folder yields nothing. No file's status is read twice;
-    an archive is opened for its stamp, for its members, and once for each ZIP or series in it.
+    an archive is opened for its stamp, its members and its series, and for each ZIP or file without a suffix in it.
     """
     return items_of_runs(list_inputs(source, raw_dir, {}))
 
