@@ -16,6 +16,8 @@ from .sizes import swiglu_width
 
 # Operations a second of GPUs at their peak, dense products in bfloat16 (V100: float16), from the makers' data sheets.
 PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "V100": 125e12}
+# The same of cards that reach less than the SXM module of that name, as the driver names them
+CARD_PEAK_FLOPS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H200 NVL": 835e12}
 
 
 @dataclass(frozen=True)

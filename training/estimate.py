@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from biovfm_hf.errors import UserError
-from biovfm_hf.flops import PEAK_FLOPS
+from biovfm_hf.flops import CARD_PEAK_FLOPS, PEAK_FLOPS
 
 from .objectives.initial import with_architecture
 from .objectives.method import Method
@@ -32,7 +32,8 @@ _FSDP = 8  # GPUs over which launch/fsdp2_8gpu.yaml spreads the states
 
 def peak_flops(device_name: str) -> float | None:
     """The peak bf16 rate of a GPU by its name, or None when it is not in the table."""
-    return next((rate for name, rate in PEAK_FLOPS.items() if name in device_name), None)
+    known = {**CARD_PEAK_FLOPS, **PEAK_FLOPS}  # a card first: its name contains that of the module
+    return next((rate for name, rate in known.items() if name in device_name), None)
 
 
 def memory_gib(

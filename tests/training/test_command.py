@@ -245,7 +245,8 @@ def test_estimated_operations_are_those_that_torch_counts(method: str) -> None:
 def test_tokens_of_the_published_recipe() -> None:
     config = load_config("dino_vit_large", {})
     assert objectives.method_of("dino").tokens_per_image(config, biovfm_config(config)) == 690
-    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and peak_flops("GeForce") is None
+    assert peak_flops("NVIDIA H100 80GB HBM3") == peak_flops("NVIDIA H200") == 989e12 and peak_flops("GeForce") is None
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12 and peak_flops("NVIDIA H200 NVL") == 835e12
 
 
 @pytest.mark.parametrize("extra", ["run.precision=bf16", "run.activation_checkpointing=true"])
