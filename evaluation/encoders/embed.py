@@ -84,11 +84,12 @@ def embed_summaries(
         UserError: an image cannot be read, or the encoder gives values that are not finite.
     """
     folder = cache / cache_key(encoder, images, f"summaries {augmentation}")
-    job = _Job(encoder, images, folder, SHARD_IMAGES, batch_size, label, _summarise, encoder.preprocess, augmentation)
+    job = _Job(encoder, images, folder, SHARD_IMAGES, batch_size, label, summarise, encoder.preprocess, augmentation)
     return read_shards(_fill(job, processes or process_group()), SUMMARIES)
 
 
-def _summarise(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
+def summarise(encoder: Encoder, pixels: "Tensor") -> dict[str, "Tensor"]:
+    """Each of `SUMMARIES` of a batch."""
     return encoder.encode(pixels).summary()
 
 
@@ -138,7 +139,7 @@ def pick_features(stored: dict[str, np.ndarray], which: str) -> np.ndarray:
 def embed_batch(encoder: Encoder, images: list[np.ndarray], which: str) -> np.ndarray:
     """One kind of feature vector for a few images in memory, (N, D) float32; nothing is cached."""
     pixels, which = encoder.preprocess(images), encoder.vector_kind(which)
-    parts = summarise_blocks(encoder, pixels) if which == "last4" else _summarise(encoder, pixels)
+    parts = summarise_blocks(encoder, pixels) if which == "last4" else summarise(encoder, pixels)
     return pick_features({name: part.cpu().numpy() for name, part in parts.items()}, which)
 
 
@@ -229,7 +230,7 @@ def _embed_shards(
         decoded = [job.images[i] for i in batch]
         if job.augmentation is not None:
             decoded = [job.augmentation(image, i) for image, i in zip(decoded, batch, strict=True)]
-        return job.preprocess(decoded)
+        return pinned(job.preprocess(decoded), job.encoder)
 
     on_cpu = torch.device(job.encoder.device).type == "cpu" and not job.encoder.compiled
     encode = _encode_in_lanes if on_cpu else _encode_in_turn
@@ -244,6 +245,13 @@ def _embed_shards(
             parts = {}
 
 
+def pinned(pixels: "Tensor", encoder: Encoder) -> "Tensor":
+    """A batch in memory that a GPU reads by itself, if `encoder` is on one, so that `encode` waits for no copy."""
+    import torch
+
+    return pixels.pin_memory() if torch.device(encoder.device).type == "cuda" else pixels
+
+
 Found = Iterator[tuple[range, dict[str, "Tensor"]]]  # batches of images in order, with their features
 
 
@@ -253,7 +261,8 @@ def _encode_in_turn(job: _Job, load: Callable[[range], "Tensor"], shards: list[i
 
     batches = _batches(job, shards, job.batch_size)
     for batch, pixels in zip(batches, prefetch(load, batches), strict=True):
-        if job.encoder.compiled:  # compiled for one shape, so black images fill up the last batch
+        if job.encoder.compiled and len(batch) < job.batch_size:
+            # compiled for one shape, so black images fill up the last batch
             pixels = functional.pad(pixels, (0, 0) * 3 + (0, job.batch_size - len(pixels)))
         yield batch, {name: value[: len(batch)].cpu() for name, value in job.compute(job.encoder, pixels).items()}
 

@@ -74,9 +74,10 @@ class Encoder:
         kind = torch.device(self.device).type
         self.module.eval()
         precision = torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16")
+        pixels = pixel_values.to(self.device, non_blocking=pixel_values.is_pinned())
         # not inference_mode, because modules that keep a tensor (BEiT's positions) could not be fine-tuned afterwards
         with torch.no_grad(), precision, running(self.compiled):
-            encoded = self.read(self.module, pixel_values.to(self.device), blocks, self.reading)
+            encoded = self.read(self.module, pixels, blocks, self.reading)
         return Encoded(
             encoded.tokens.float(),
             encoded.normed.float(),

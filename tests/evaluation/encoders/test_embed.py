@@ -196,6 +196,38 @@ def test_features_of_a_case_are_the_mean_of_its_images():
     assert case_features(features, None) is features
 
 
+def test_batches_for_a_gpu_are_loaded_into_pinned_memory(images, encoder, tmp_path, monkeypatch):
+    """There is no GPU: the device is only named, and `summarise` goes round it."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(len(tensor)) or tensor)
+    monkeypatch.setattr(
+        embed, "summarise", lambda encoder, pixels: {name: pixels.flatten(1) for name in embed.SUMMARIES}
+    )
+    embed_summaries(encoder, images, tmp_path / "cpu", batch_size=5)
+    assert not pinned
+    encoder.device = "cuda"
+    embed_summaries(encoder, images, tmp_path / "cuda", batch_size=5)
+    assert sorted(pinned) == [len(images) % 5] + [5] * (len(images) // 5)
+
+
+def test_only_a_last_batch_is_filled_up_for_a_compiled_encoder(images, encoder, tmp_path, monkeypatch):
+    loaded, given = [], []
+
+    def preprocess(batch, own=encoder.preprocess):
+        pixels = own(batch)
+        loaded.append(pixels)
+        return pixels
+
+    monkeypatch.setattr(encoder, "preprocess", preprocess)
+    monkeypatch.setattr(encoder, "compiled", [(encoder.module, "forward", encoder.module.forward)])
+    monkeypatch.setattr(
+        embed, "summarise", lambda encoder, pixels: given.append(pixels) or dict.fromkeys(embed.SUMMARIES, pixels)
+    )
+    embed_summaries(encoder, images, tmp_path, batch_size=5)
+    assert all(len(batch) == 5 for batch in given)
+    assert [any(batch is one for one in loaded) for batch in given] == [True] * (len(images) // 5) + [False]
+
+
 @pytest.mark.usefixtures("traced_only")
 @pytest.mark.parametrize("which", ["both", "last4"])
 def test_compiled_features_agree_and_a_smaller_last_batch_compiles_nothing_anew(tiny_model, images, tmp_path, which):
