@@ -1,105 +1,65 @@
-"""One part of `gpu.sh`: `gpu.py PART [--dry-run]` measures it and prints its row.
+"""One part of `gpu.sh`: `gpu.py PART [--dry-run]` measures it and prints its row, which says why if it fails.
 
 A step is one of the training loop, on a batch that the loader made once: copy to the device, forward, backward,
 clipping, AdamW in its fused form, the teacher's mean. Sizes are those of the shipped ViT-L/16 recipes, in bfloat16.
+No GPU has run this yet: on a CPU the dry run takes the same paths, but those of CUDA alone (memory, pinned copies,
+Inductor's code, NCCL) are unseen.
 """
 
 import argparse
 import functools
 import os
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.distributed.tensor import DTensor
 
 from biovfm_hf import BioVFMConfig, BioVFMImageProcessor, BioVFMModel
+from biovfm_hf.flops import Architecture
+from evaluation.encoders import embed
 from evaluation.encoders.load import load_encoder
+from tests.benchmarks.gpu_row import Row, Scale, forget_peak, matrix_product, peak_of_gpu, reason, show, times
 from training import objectives
 from training.config_file import load_config
 from training.data.batches import CropBatches, Share
 from training.data.images import open_images
-from training.estimate import peak_flops
 from training.loop import one_step
 from training.settings.config import TrainConfig
 from training.setup import Run, start
 
 ROOT = Path(__file__).resolve().parents[2]
+NO_GPU = 3  # exit status
 IMAGES = {"dino": 64, "mae": 256}  # of a step: what the recipes give one process
 SIZES = (64, 96, 128, 192, 256, 384, 512)  # that the largest batch is looked for among
-WARM, MEASURED = 3, 10  # steps; the first ones allocate memory, choose kernels and compile
+# Blocks and stochastic depth as in the recipe, since the last block has a path of its own
 TINY: dict[str, Any] = {
-    "model.size": "vit-tiny", "model.num_hidden_layers": 1, "model.hidden_size": 32, "model.num_attention_heads": 2,
+    "model.size": "vit-tiny", "model.num_hidden_layers": 3, "model.hidden_size": 32, "model.num_attention_heads": 2,
     "augment.global_size": 32,
 }  # fmt: skip
 TINY_OF: dict[str, dict[str, Any]] = {
-    "dino": {"augment.local_size": 16, "augment.local_count": 2, "dino.prototypes": 32, "dino.hidden": 16},
+    "dino": {"model.drop_path_rate": 0.3, "augment.local_size": 16, "augment.local_count": 2, "dino.prototypes": 32,
+             "dino.hidden": 16},
     "mae": {"model.decoder_hidden_size": 32, "model.decoder_num_hidden_layers": 1,
             "model.decoder_num_attention_heads": 2},
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The sizes of everything, and the device."""
-
-    dry: bool
-
-    @property
-    def device(self) -> str:
-        return "cpu" if self.dry else "cuda"
-
-    @property
-    def steps(self) -> tuple[int, int]:
-        """The number of warm-up steps and of measured steps."""
-        return (1, 1) if self.dry else (WARM, MEASURED)
-
-
-@dataclass(frozen=True)
-class Row:
-    """Measurements of a part: seconds and images per step, operations per image, and further notes."""
-
-    seconds: float
-    images: int
-    flops: float | None = None
-    note: str = ""
-    gib: float | None = field(default_factory=lambda: peak_gib())
-
-    def line(self, name: str) -> str:
-        rate, on_gpu = self.images / self.seconds, torch.cuda.is_available()
-        peak = peak_flops(torch.cuda.get_device_name()) if on_gpu else None
-        share = f"{rate * self.flops / peak:.1%}" if peak and self.flops else ""
-        memory = f"{self.gib:.1f}" if self.gib else ""
-        return f"| {name} | {1000 * self.seconds:.1f} | {rate:,.1f} | {share} | {memory} | {self.note} |"
-
-
-def peak_gib() -> float | None:
-    """The peak memory of the GPU until now."""
-    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
-
-
-def seconds_of(step: Callable[[], object], scale: Scale) -> float:
-    """The median time of a step, the device's work included."""
-    warm, measured = scale.steps
-    times = []
-    for number in range(warm + measured):
-        begun = time.perf_counter()
-        step()
-        if not scale.dry:
-            torch.cuda.synchronize()
-        if number >= warm:
-            times.append(time.perf_counter() - begun)
-    return float(np.median(times))
+def machine(folder: Path, scale: Scale) -> Row:
+    """The matrix product, with what everything is measured on. As the first part it also reads all files once."""
+    row, peak = matrix_product(scale), peak_of_gpu()
+    name = "a CPU" if scale.dry else torch.cuda.get_device_name()
+    share = f"; MFU is of {peak / 1e12:.0f} TFLOP/s, dense bf16" if peak else "; no MFU: its peak is not known here"
+    return replace(row, note=f"{row.note} on {name}, torch {torch.__version__}, CUDA {torch.version.cuda}{share}")
 
 
 def write_images(folder: Path, count: int = 64) -> None:
@@ -111,7 +71,7 @@ def write_images(folder: Path, count: int = 64) -> None:
 
 
 def begun(objective: str, folder: Path, scale: Scale, **settings: Any) -> Run:
-    """A run of the ViT-L recipe of an objective, as the command starts it."""
+    """A run of the ViT-L recipe of an objective, as the command starts it, but for random weights made on the GPU."""
     images = folder / "images"
     images.mkdir()
     write_images(images, 8 if scale.dry else 64)
@@ -122,7 +82,8 @@ def begun(objective: str, folder: Path, scale: Scale, **settings: Any) -> Run:
     recipe = f"{objective}_{'smoke' if scale.dry else 'vit_large'}"
     given = {key.replace("__", "."): value for key, value in settings.items()}
     config = load_config(recipe, {**keys, **tiny, **given})
-    return start(config, objectives.method_of(objective), folder / "run", open_images(config.data))
+    with torch.device(scale.device):  # a core would draw 0.7 billion numbers for seconds
+        return start(config, objectives.method_of(objective), folder / "run", open_images(config.data))
 
 
 def one_batch(run: Run, images: int) -> dict[str, Any]:
@@ -139,12 +100,16 @@ def step_of(run: Run, batch: dict[str, Any]) -> Callable[[], object]:
     return lambda: one_step(run, batches, run.schedule.at(100))
 
 
+def row_of(run: Run, seconds: NDArray[np.float64], images: int, note: str = "") -> Row:
+    """The row of a training step; the operations are those that the run's estimate counts."""
+    counted = f"{run.flops_per_image / 1e9:,.1f} GFLOP an image"
+    return Row(seconds, images, images * run.flops_per_image, f"{counted}; {note}" if note else counted)
+
+
 def pretraining(objective: str, folder: Path, scale: Scale, **settings: Any) -> Row:
     run = begun(objective, folder, scale, **settings)
-    seconds = seconds_of(step_of(run, one_batch(run, run.share.images)), scale)
-    sharded = sum(isinstance(parameter, DTensor) for parameter in run.objective.parameters())
-    note = f"{sharded} tensors sharded" if sharded else ""
-    return Row(seconds, run.share.images, run.flops_per_image, note)
+    images = run.share.images
+    return row_of(run, times(step_of(run, one_batch(run, images)), scale), images)
 
 
 def on_device(folder: Path, scale: Scale) -> Row:
@@ -153,7 +118,7 @@ def on_device(folder: Path, scale: Scale) -> Row:
     on_the_cpu = replace(run.config, augment=replace(run.config.augment, on_device=False))
     (batch, rate), (_, without) = loaded(run, run.config), loaded(run, on_the_cpu)
     note = f"the loader makes {rate:.0f} images/s a core, {without:.0f} without"
-    return Row(seconds_of(step_of(run, batch), scale), run.share.images, run.flops_per_image, note)
+    return row_of(run, times(step_of(run, batch), scale), run.share.images, note)
 
 
 def loaded(run: Run, config: TrainConfig) -> tuple[dict[str, Any], float]:
@@ -167,63 +132,96 @@ def loaded(run: Run, config: TrainConfig) -> tuple[dict[str, Any], float]:
 def packed(folder: Path, scale: Scale) -> Row:
     """The encoder forward and backward on crops of two sizes, packed and in a pass for each."""
     size, images, sides = ("vit-tiny", 1, (32, 16)) if scale.dry else ("vit-large", 32, (224, 96))
-    fields = {"num_hidden_layers": 1, "image_size": 32} if scale.dry else {}
-    encoder = BioVFMModel(BioVFMConfig.from_size(size, drop_path_rate=0.3, **fields)).to(scale.device).train()
+    fields: dict[str, Any] = {"num_hidden_layers": 3, "image_size": 32} if scale.dry else {}
+    with torch.device(scale.device):
+        encoder = BioVFMModel(BioVFMConfig.from_size(size, drop_path_rate=0.3, **fields)).train()
     crops = [torch.randn(count * images, 3, side, side, device=scale.device)
              for count, side in zip((2, 8), sides, strict=True)]  # fmt: skip
 
     def step(encode: Callable[[], list[torch.Tensor]]) -> None:
         with torch.autocast(scale.device, torch.bfloat16):
             tokens = encode()
-        sum(part.float().mean() for part in tokens).backward()
+        torch.stack([part.float().mean() for part in tokens]).sum().backward()
         encoder.zero_grad()
 
-    together = seconds_of(lambda: step(lambda: encoder.forward_packed(crops)), scale)
-    apart = seconds_of(lambda: step(lambda: [encoder(batch).last_hidden_state for batch in crops]), scale)
-    return Row(together, images, note=f"separate passes {1000 * apart:.1f} ms, {apart / together:.2f} times")
+    apart = Row(times(lambda: step(lambda: [encoder(batch).last_hidden_state for batch in crops]), scale), images)
+    forget_peak()
+    together = Row(times(lambda: step(lambda: encoder.forward_packed(crops)), scale), images)
+    memory = f" and {apart.gib:.1f} GiB" if apart.gib else ""
+    ratio = f"{apart.median / together.median:.2f} times"
+    return replace(together, note=f"separate passes {1000 * apart.median:.1f} ms{memory}, {ratio}")
 
 
-def fsdp2(folder: Path, scale: Scale) -> Row | None:
-    """DINOv2's step under the shipped FSDP2 file with one process; plain on a CPU, where accelerate never shards."""
+def fsdp2(folder: Path, scale: Scale) -> Row:
+    """DINOv2's step under the shipped FSDP2 file, in this one process.
+
+    It has the variables that `accelerate launch` gives a process, without the launcher, whose process has a session of
+    its own: it would outlive the limit, and its error would not be seen.
+    """
+    os.environ.update(launched("fsdp2_8gpu.yaml"))
     if scale.dry:
-        return pretraining("dino", folder, scale)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "training/launch/fsdp2_8gpu.yaml")]
-    words = ["--num_processes", "1", "--main_process_port", port, __file__, "dino", "--name", "fsdp2"]
-    subprocess.run([sys.executable, *launch, *words], check=True)
-    return None  # the other process has printed it
+        from tests.training.sharding import shard_on_cpu
+
+        shard_on_cpu()
+    run = begun("dino", folder, scale)
+    sharded = sum(isinstance(parameter, DTensor) for parameter in run.objective.parameters())
+    images = run.share.images
+    return row_of(run, times(step_of(run, one_batch(run, images)), scale), images, f"{sharded} tensors sharded")
+
+
+def launched(file: str) -> dict[str, str]:
+    """The environment that `accelerate launch` gives the only process of a file of training/launch."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    words = ["--config_file", str(ROOT / "training/launch" / file), "--num_processes", "1"]
+    options = launch_command_parser().parse_args([*words, "--main_process_port", "0", __file__])
+    variables = prepare_multi_gpu_env(_validate_launch_command(options)[0])
+    rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    return {**variables, **rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": options.master_port}
 
 
 def embedding(folder: Path, scale: Scale, compiled: bool = False) -> Row:
-    size, images, side = ("vit-tiny", 2, 32) if scale.dry else ("vit-large", 256, 224)
-    fields = {"num_hidden_layers": 1} if scale.dry else {}
+    """A batch of `biovfm embed`: to the GPU, through the encoder, its summaries back."""
+    size, images, side = ("vit-tiny", 2, 32) if scale.dry else ("vit-large", embed.BATCH_SIZE, 224)
+    fields: dict[str, Any] = {"num_hidden_layers": 3} if scale.dry else {}
     config = BioVFMConfig.from_size(size, image_size=side, **fields)
-    BioVFMModel(config).save_pretrained(folder)
+    with torch.device(scale.device):
+        BioVFMModel(config).save_pretrained(folder)
     BioVFMImageProcessor(size=side).save_pretrained(folder)
     encoder = load_encoder(str(folder), scale.device, compiled=compiled)
-    pixels = torch.randn(images, 3, side, side)
-    return Row(seconds_of(lambda: encoder.encode(pixels), scale), images, note=encoder.precision)
+    pixels = embed.pinned(torch.randn(images, 3, side, side), encoder)
+    forget_peak()  # another model was there to be saved
+
+    def step() -> list[torch.Tensor]:
+        return [vector.cpu() for vector in embed.summarise(encoder, pixels).values()]
+
+    flops = images * Architecture.of(config).forward_flops()
+    return Row(times(step, scale), images, flops, encoder.precision)
 
 
-def largest(folder: Path, scale: Scale) -> Row:
-    """The largest DINOv2 batch that fits into memory, and its rate."""
+def largest(folder: Path, scale: Scale) -> Iterator[Row]:
+    """The largest DINOv2 batch that fits into memory, and its rate; a row for each that does."""
     run = begun("dino", folder, scale)
     fitting: Row | None = None
     for count in (2, 4) if scale.dry else SIZES:
         try:
-            seconds = seconds_of(step_of(run, one_batch(run, count)), scale)
-        except torch.OutOfMemoryError:
-            break
-        fitting = Row(seconds, count, run.flops_per_image, f"{count} images")
-    if fitting is None:
-        raise SystemExit(f"not even {SIZES[0]} images fit")
-    return fitting
+            seconds = times(step_of(run, one_batch(run, count)), scale, 1, 3)
+        except RuntimeError as error:  # memory that is short has many names: torch's, cuBLAS's, cuDNN's
+            if fitting is None:
+                raise
+            yield replace(fitting, note=f"{fitting.note}, {count} do not ({reason(error)[:60]})")
+            return
+        fitting = row_of(run, seconds, count, f"{count} images fit")
+        yield fitting
+        forget_peak()
 
 
-PARTS: dict[str, Callable[[Path, Scale], Row | None]] = {
+PARTS: dict[str, Callable[[Path, Scale], Row | Iterator[Row]]] = {
+    "product": machine,
     "dino": lambda folder, scale: pretraining("dino", folder, scale),
+    # A compiled block of the student has a symbolic number of tokens, since packed crops have two; whether
+    # torch._dynamo.mark_static would gain time is not known.
     "dino-compiled": lambda folder, scale: pretraining("dino", folder, scale, run__compile=True),
     "mae": lambda folder, scale: pretraining("mae", folder, scale),
     "mae-compiled": lambda folder, scale: pretraining("mae", folder, scale, run__compile=True),
@@ -236,20 +234,31 @@ PARTS: dict[str, Callable[[Path, Scale], Row | None]] = {
 }
 
 
+def measure(part: str, scale: Scale) -> None:
+    """Print the row of a part, or in its place why there is none."""
+    try:
+        rate = matrix_product(scale).rate
+        forget_peak()
+        with tempfile.TemporaryDirectory() as folder:
+            found = PARTS[part](Path(folder), scale)
+            for row in [found] if isinstance(found, Row) else found:
+                show(part, row.cells(rate))
+    except Exception as error:
+        show(part, [""] * 6 + [f"failed: {reason(error)}"])
+        raise
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on a CPU")
-    parser.add_argument("--name", help="of the row (default: the part's)")
     options = parser.parse_args()
     if not options.dry_run and not torch.cuda.is_available():
-        sys.exit("no GPU here; --dry-run shows on a CPU that every part runs")
+        print("torch sees no GPU here; --dry-run shows on a CPU that every part runs", file=sys.stderr)
+        sys.exit(NO_GPU)
     if options.dry_run:  # graphs are traced, and no code is generated
         torch.compile = functools.partial(torch.compile, backend="eager")
-    with tempfile.TemporaryDirectory() as folder:
-        row = PARTS[options.part](Path(folder), Scale(options.dry_run))
-        if row:
-            print(row.line(options.name or options.part), flush=True)
+    measure(options.part, Scale(options.dry_run))
 
 
 if __name__ == "__main__":

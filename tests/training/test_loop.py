@@ -720,36 +720,23 @@ def test_compiled_blocks_train_the_same(method: str, image_folder: Path, tmp_pat
     assert_same_training(tmp_path / "plain", tmp_path / "compiled")
 
 
-# Accelerate never turns FSDP on for a CPU, so this script does, after the accelerator is made.
 FSDP_SCRIPT = """
 import sys
 sys.path.insert(0, ROOT)
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.tensor import DTensor
+from tests.training.sharding import shard_on_cpu
 from training import setup
 from training.command import run_script
 
-make, prepare = setup.make_accelerator, setup.prepare
-
-def sharded_accelerator(config, out):
-    accelerator = make(config, out)
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["BioVFMLayer"],
-        reshard_after_forward=True, cpu_ram_efficient_loading=False)
-    if accelerator.mixed_precision != "no":
-        plugin.set_mixed_precision(accelerator.mixed_precision)  # as accelerate does on a GPU
-    AcceleratorState._shared_state["fsdp_plugin"] = plugin
-    for state in (PartialState, AcceleratorState):
-        state._shared_state["distributed_type"] = DistributedType.FSDP
-    return accelerator
+prepare = setup.prepare
 
 def checked_prepare(accelerator, objective, optimizer, config):
     prepared = prepare(accelerator, objective, optimizer, config)
     assert all(isinstance(parameter, DTensor) for parameter in objective.parameters())
     return prepared
 
-setup.make_accelerator, setup.prepare = sharded_accelerator, checked_prepare
+setup.prepare = checked_prepare
+shard_on_cpu()
 sys.exit(run_script("METHOD"))
 """
 
