@@ -156,13 +156,14 @@ class Tally:
 def _batches(reader: "Reader", tally: Tally, progress: ProgressFile) -> Iterator[pa.RecordBatch]:
     """The lines of a unit with their images, in order, at least one for each input; they are counted on the way."""
     lines: list[dict[str, Any]] = []
-    index = reader.unit.start
+    pictures = kept = 0
     for index, (item, outcomes) in enumerate(reader.inputs(), reader.unit.start):
-        progress.write(index, tally.pictures + len(lines), tally.kept, tally.bytes)
+        progress.write(index, pictures, kept, tally.bytes)
         for outcome in outcomes:
             image = None if outcome.row is None else outcome.row["image"]["bytes"]
             lines.append({**outcome.line, "item": index, "place": reader.place(item), "image": image})
-            progress.write(index, tally.pictures + len(lines), tally.kept, tally.bytes)
+            pictures, kept = pictures + 1, kept + (image is not None)
+            progress.write(index, pictures, kept, tally.bytes)
             if len(lines) == _BATCH:
                 yield _counted(lines, tally)
                 lines = []
