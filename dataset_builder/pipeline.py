@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -243,9 +244,10 @@ def _run_shards(plan: Plan, options: BuildOptions, resources: Resources, numbers
 def _on_engine(
     work: Work, plan: Plan, options: BuildOptions, resources: Resources, units: list[Unit]
 ) -> Iterator[dict[str, Any] | None]:
-    """Run `work` on the units with the chosen engine."""
-    if units:
-        yield from ENGINES[options.engine].run(work, plan, str(options.raw), units, resources)
+    """Run `work` on the units with the chosen engine, whose workers may be in other folders."""
+    if units and options.raw is not None:
+        placed = replace(plan, out=plan.out.absolute())
+        yield from ENGINES[options.engine].run(work, placed, str(options.raw.absolute()), units, resources)
 
 
 def _screen_across(

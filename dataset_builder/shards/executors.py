@@ -3,6 +3,7 @@
 An engine is one entry of ENGINES. Only the files of shards and parts show which work is done.
 """
 
+import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -14,8 +15,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from biovfm_hf.errors import UserError, require
+from biovfm_hf.errors import UserError, one_line, require
 from biovfm_hf.threads import in_order
+from biovfm_hf.writing.files import is_disk_full
 
 from ..limits import CRASHED
 from ..plan.plan import Plan, Unit
@@ -68,7 +70,7 @@ def on_executor(
     while waiting or futures:
         while waiting and len(futures) < in_flight:
             unit = waiting.pop()
-            futures[executor.submit(work, str(plan.out), raw, unit)] = unit
+            futures[executor.submit(_on_worker, work, str(plan.out), raw, unit)] = unit
         done = [future for future in futures if future.done()]
         if not done:
             sleep(POLL_SECONDS)
@@ -88,6 +90,19 @@ def on_executor(
                 waiting.append(unit)
             else:
                 raise error
+
+
+def _on_worker(work: Work, out: str, raw: str, unit: Unit) -> dict[str, Any]:
+    """Run a unit in a worker's process, perhaps on another machine, which its errors of files name."""
+    try:
+        return work(out, raw, unit)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UserError(
+            f"a worker on {platform.node()} failed ({one_line(error)}); it needs {out} and {raw} under these paths, "
+            "on storage that all machines share"
+        ) from error
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """Engines and deaths: killed builds continue to the same bytes, crashed and stalled workers cost one input."""
 
+import errno
 import multiprocessing
 import os
+import platform
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from dataset_builder.catalog.records import load_source
 from dataset_builder.dataset.finish import finish_shard
 from dataset_builder.options import BuildOptions
 from dataset_builder.plan.making import make_plan
-from dataset_builder.plan.plan import Unit
+from dataset_builder.plan.plan import Plan, Unit
 from dataset_builder.progress import ProgressFile, read_progress
 from dataset_builder.screening.look_alikes import look_alikes
 from dataset_builder.shards import executors, workers
@@ -404,6 +407,34 @@ def test_dask_with_a_killed_worker_gives_the_same_bytes(small_raw, plan, expecte
     assert candidates(plan) == expected and not plan.parts()
 
 
+def test_workers_of_a_cluster_may_be_in_another_folder(small_raw, tmp_path, monkeypatch, dask):
+    _, sources = small_raw
+    eyes = sources.split(",")[1]
+    monkeypatch.chdir(tmp_path)
+    folders = dask.run(os.getcwd)
+    assert str(tmp_path) not in folders.values()
+    build("raw", "out", [eyes], engine="dask", scheduler=dask.scheduler.address, size=32)
+    build("raw", "whole", [eyes], workers=0, size=32)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_worker_without_the_folder_says_where_it_is(tmp_path):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(UserError) as raised:
+        plan = Plan(tmp_path / "gone", SHAPING, (), {}, {}, {}, "raw", "secret")
+        list(executors.on_executor(build_unit, plan, "/raw", [Unit(0, 0, 1)], pool, 1))
+    message = str(raised.value)
+    assert message.startswith(f"a worker on {platform.node()} failed (") and "plan.json" in message
+    assert f"it needs {tmp_path / 'gone'} and /raw under these paths" in message
+
+
+def test_a_full_disk_of_a_worker_is_told_as_one_here():
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        executors._on_worker(full, "out", "raw", Unit(0, 0, 1))
+
+
 def test_a_build_with_dask_starts_one_local_cluster_and_ends_it(small_raw, tmp_path, monkeypatch, capsys):
     """For reading, joining and finishing, also after another listing; the bytes are those of the local engine."""
     distributed = pytest.importorskip("distributed")
@@ -452,6 +483,17 @@ def test_progress_is_readable_while_a_shard_runs(tmp_path):
         progress.write(3, 10, 7, 2**40)
         assert read_progress(tmp_path / "progress" / "000000") == (os.getpid(), 3, 10, 7, 2**40)
     assert read_progress(tmp_path / "progress" / "000000") is None
+
+
+def test_progress_counts_kept_pictures_as_they_come(small_raw, tmp_path, monkeypatch):
+    """None of these pictures is dropped; the counts are of the same moment, also before 100 lines are written."""
+    raw, sources = small_raw
+    plan = make_plan([load_source(sources.split(",")[0])], raw, tmp_path / "out", SHAPING, "salt")
+    excluded, noted = sum(item.excluded is not None for item in plan.items(plan.whole(0))), []
+    monkeypatch.setattr(ProgressFile, "write", lambda _, item, pictures, kept, size: noted.append((pictures, kept)))
+    build_unit(str(plan.out), str(raw), plan.whole(0))
+    assert noted == sorted(noted) and noted[-1] == (13, 12)
+    assert {pictures - kept for pictures, kept in noted} == {0, excluded}
 
 
 def test_finish_shard_leaves_no_file_for_nothing(small_raw, tmp_path, make):
