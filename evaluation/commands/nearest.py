@@ -74,8 +74,11 @@ class Index:
                 self._faiss.write_index(index, str(path))
             write_text(self._note, json.dumps({"features": self._made_of, "index": _stamp(self._file)}))
         except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split()).rpartition(" failed: ")[2]  # before it stand names of C++
-            raise UserError(f"{self._file} cannot be written ({reason}); search without --index") from error
+            told = str(error).rpartition(" failed: ")[2]  # faiss names its code before this
+            reason = getattr(error, "strerror", None) or told
+            raise UserError(
+                f"{self._file} cannot be written ({reason}); give it room, or search without --index"
+            ) from error
 
     def most_similar(self, queries: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
         """As the function `most_similar`, but with rows of -1 if the searched cells have fewer than `top` vectors.

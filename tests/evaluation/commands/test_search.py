@@ -144,6 +144,7 @@ def test_a_search_answers_where_no_index_can_be_written(many, tmp_path, tiny_mod
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     told = capsys.readouterr().err
     assert re.search(r"no index was kept: .*f\.parquet\.faiss cannot be written \(write error .*File too large", told)
+    assert "; give it room, or search without --index" in told
     found = (tmp_path / "out" / "search.json").read_text()
     assert [file.name for file in many.parent.iterdir()] == ["f.parquet"]
     assert search(words) == 0 and (many.parent / "f.parquet.faiss").is_file()
