@@ -110,3 +110,21 @@ def test_a_change_of_benchmarks_that_is_killed_leaves_no_decision_of_the_other(
     for number in killed:
         assert tree(tmp_path / f"out-change-{number}") == after
         assert tree(tmp_path / f"out-earlier-{number}") == before
+
+
+@pytest.mark.slow
+def test_another_listing_that_is_killed_at_any_moment_leaves_the_old_dataset_or_the_new_one(words, tmp_path, make):
+    out, scans = tmp_path / "out", tmp_path / "raw" / "scans"
+    whole = (scans / "3.png").read_bytes()
+    (scans / "3.png").write_bytes(whole[:99])
+    assert main([*words, "--out", str(out)]) == 0
+    (scans / "3.png").write_bytes(whole)
+    (scans / "6.png").unlink()
+    make.png(scans / "0.png", make.picture(60))
+    assert main([*words, "--out", str(tmp_path / "new")]) == 0
+    killed = killed_changes(out, EVERY, [*words, "--retry-failed"], words)
+    before, after = tree(out), tree(tmp_path / "new")
+    assert before != after and killed[-1] > 30
+    for number in killed:
+        assert tree(tmp_path / f"out-change-{number}") == after
+        assert tree(tmp_path / f"out-earlier-{number}") in (before, after)
