@@ -4,7 +4,7 @@ The loader draws the looks from the same seeds as without this module, so a run 
 through colour operations as three equal channels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -14,6 +14,8 @@ from ..settings.augment import AugmentConfig
 from .augment import Look
 from .effects import EFFECTS, JITTER, Effect
 
+# crops (b, 3, S, S) and their numbers (b, 1, 1, 1) -> crops
+Change = Callable[[Tensor, Tensor], Tensor]
 _WIDTH = 2 * len(JITTER) + len(EFFECTS)
 
 
@@ -38,31 +40,33 @@ def apply_drawn_looks(batch: dict[str, Tensor], config: AugmentConfig) -> dict[s
 
 
 def apply_looks(crops: Tensor, looks: Tensor, config: AugmentConfig) -> Tensor:
-    """Crops (B, 3, S, S) uint8 on any device, with the looks of `pack_looks`, which stay on the CPU.
+    """Crops (B, 3, S, S) uint8 on any device, with the looks of `pack_looks`, which are on the CPU.
 
-    The crops of each operation are looked up on the CPU, so that nothing waits for a GPU.
+    The crops of each operation are looked up on the CPU, so that nothing waits for a GPU. The result of an operation
+    is clipped to 0..255.
 
     Returns:
         (B, 3, S, S) float32 of whole numbers from 0 to 255, on the crops' device.
     """
-    pixels = crops.float()
-    operations, changes = looks[:, : len(JITTER)], looks[:, len(JITTER) : 2 * len(JITTER)]
-    for place in range(len(JITTER)):
-        for which, operation in enumerate(JITTER):
-            _change(pixels, operations[:, place] == which, changes[:, place], operation.on_batch)
-    for effect, values in zip(EFFECTS, looks[:, 2 * len(JITTER) :].T, strict=True):
-        _change(pixels, values != effect.nothing, values, partial(_apply, effect, config))
+    pixels, numbers = crops.float(), looks.to(crops.device, non_blocking=True)
+    changes = list(_changes(looks, config))
+    rows = torch.cat([concerned for concerned, _, _ in changes]).to(crops.device, non_blocking=True)  # in one copy
+    parts = rows.split([len(concerned) for concerned, _, _ in changes])
+    for here, (_, column, operation) in zip(parts, changes, strict=True):
+        if len(here):
+            amount = numbers[here, column].view(-1, 1, 1, 1)
+            pixels[here] = operation(pixels[here], amount).clamp(0, 255)
     return pixels.round_()
+
+
+def _changes(looks: Tensor, config: AugmentConfig) -> Iterator[tuple[Tensor, int, Change]]:
+    """In order, each operation with the crops that it changes and the column of `looks` that has its numbers."""
+    for place in range(len(JITTER)):
+        for which, jitter in enumerate(JITTER):
+            yield (looks[:, place] == which).nonzero().flatten(), len(JITTER) + place, jitter.on_batch
+    for column, effect in enumerate(EFFECTS, 2 * len(JITTER)):
+        yield (looks[:, column] != effect.nothing).nonzero().flatten(), column, partial(_apply, effect, config)
 
 
 def _apply(effect: Effect, config: AugmentConfig, pixels: Tensor, values: Tensor) -> Tensor:
     return effect.on_batch(pixels, values, config)
-
-
-def _change(pixels: Tensor, concerned: Tensor, values: Tensor, operation: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Replace the selected crops by `operation` of them and their values (b, 1, 1, 1), clipped to 0..255."""
-    rows = concerned.nonzero().flatten()
-    if len(rows):
-        here = rows.to(pixels.device, non_blocking=True)
-        amount = values[rows].view(-1, 1, 1, 1).to(pixels.device, non_blocking=True)
-        pixels[here] = operation(pixels[here], amount).clamp(0, 255)

@@ -54,6 +54,21 @@ def test_every_effect_has_samples_that_change_a_crop() -> None:
         assert (changed != plain).any(), f"{effect.name} changes nothing at {effect.samples}"
 
 
+def test_looks_reach_the_device_in_two_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Besides them only constants are copied: of channels and of the blur. Meta is a device without values."""
+    looks = [look_of(effect.name, value) for effect in EFFECTS for value in effect.samples]
+    looks += [Look(((which, 0.1), (1 - which, -0.1))) for which in (0, 1)]
+    copied, own = [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *a, **k: copied.append(len(tensor)) or own(tensor, *a, **k))
+    crops = torch.zeros(len(looks), 3, 48, 48, dtype=torch.uint8, device="meta")
+    config = Augmenter(preset("dinov2")).config
+    assert apply_looks(crops, pack_looks(looks), config).device.type == "meta"
+    assert copied[:2] == [len(looks), sum(look != Look() for look in looks) + 2] and set(copied[2:]) <= {
+        1,
+        config.blur_kernel,
+    }
+
+
 @pytest.mark.parametrize("change", [-0.1, 0.02, 0.1])
 def test_hue_is_opencvs_but_for_its_eight_bits(change: float) -> None:
     expected, found = both_ways([Look((([entry.name for entry in JITTER].index("hue"), change),))])
