@@ -3,12 +3,13 @@
 To import the configuration takes seconds, as transformers imports torch for it.
 """
 
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
-from .sizes import check_patches
+from .ranges import ranged
+from .sizes import MOST_PIXELS, check_patches
 
 # the fields in which families differ; everything else is shared
 FAMILY_FIELDS: dict[str, dict[str, Any]] = {
@@ -29,53 +30,60 @@ FAMILY_FIELDS: dict[str, dict[str, Any]] = {
     },
 }
 
+# the names that transformers has for activations without parameters
+ACTIVATIONS = (
+    *("gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh"),
+    *("gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu"),
+    *("relu", "relu2", "relu6", "sigmoid", "silu", "sqrtsoftplus", "swish", "tanh"),
+)
+
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class Architecture:
     """Sizes and switches of a BioVFM vision transformer; `BioVFMConfig` explains each."""
 
-    image_size: int = 224
-    patch_size: int = 16
-    num_channels: int = 3
-    hidden_size: int = 384
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 6
-    mlp_ratio: float | int = 4.0
+    image_size: int = ranged(224, 1, MOST_PIXELS)
+    patch_size: int = ranged(16, 1, MOST_PIXELS)
+    num_channels: int = ranged(3, 1, 1024)
+    hidden_size: int = ranged(384, 1, 65_536)
+    num_hidden_layers: int = ranged(12, 1, 1000)
+    num_attention_heads: int = ranged(6, 1, 65_536)
+    mlp_ratio: float | int = ranged(4.0, 0.01, 100)
     ffn_type: str = "mlp"
     hidden_act: str = "gelu"
     qkv_bias: bool = True
     mask_key_bias: bool = False
-    layerscale_value: float | int | None = 1e-5
+    layerscale_value: float | int | None = ranged(1e-5, 0, 1000)
     drop_path_rate: float | int = 0.0
-    num_register_tokens: int = 0
+    num_register_tokens: int = ranged(0, 0, 1024)
     use_mask_token: bool = False
     position_embedding_type: str = "learned"
-    rope_base: float | int = 100.0
-    rope_min_period: float | int | None = None
-    rope_max_period: float | int | None = None
+    rope_base: float | int = ranged(100.0, 1e-6)
+    rope_min_period: float | int | None = ranged(None, 1e-6)
+    rope_max_period: float | int | None = ranged(None, 1e-6)
     rope_normalize_coords: str = "separate"
     rope_dtype: str = "float32"
-    rope_shift_coords: float | int | None = None
-    rope_jitter_coords: float | int | None = None
-    rope_rescale_coords: float | int | None = None
-    interpolate_offset: float | int = 0.0
+    rope_shift_coords: float | int | None = ranged(None, 0, 1000)
+    rope_jitter_coords: float | int | None = ranged(None, 1, 1000)
+    rope_rescale_coords: float | int | None = ranged(None, 1, 1000)
+    interpolate_offset: float | int = ranged(0.0, 0, 1)
     interpolate_antialias: bool = False
-    layer_norm_eps: float = 1e-6
+    layer_norm_eps: float = ranged(1e-6, 0, 1)
     untie_cls_and_patch_norms: bool = False
     untie_global_and_local_cls_norm: bool = False
-    initializer_range: float = 0.02
+    initializer_range: float = ranged(0.02, 0, 10)
     initialization: str = "dinov2"
     pooling: str = "both"
     apply_layernorm: bool = True
     reshape_hidden_states: bool = True
     segmentation_head: str = "linear"
-    semantic_loss_ignore_index: int = 255
-    encoder_stride: int | None = None
+    semantic_loss_ignore_index: int = ranged(255)
+    encoder_stride: int | None = ranged(None, 1, MOST_PIXELS)
     mask_ratio: float | int = 0.75
     norm_pix_loss: bool = True
-    decoder_hidden_size: int = 512
-    decoder_num_hidden_layers: int = 8
-    decoder_num_attention_heads: int = 16
+    decoder_hidden_size: int = ranged(512, 1, 65_536)
+    decoder_num_hidden_layers: int = ranged(8, 1, 1000)
+    decoder_num_attention_heads: int = ranged(16, 1, 65_536)
 
     def validate_architecture(self) -> None:
         """Refuse sizes that cannot be built together; called on construction.
@@ -83,14 +91,13 @@ class Architecture:
         Raises:
             ValueError: names the field, its value and what it must fit.
         """
+        for item in fields(Architecture):
+            _check_range(item, getattr(self, item.name))
         check_patches(self.image_size, self.patch_size)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
-        for name in ("num_hidden_layers", "decoder_num_hidden_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if self.decoder_hidden_size % self.decoder_num_attention_heads or self.decoder_hidden_size % 4:
             raise ValueError(
                 f"decoder_hidden_size {self.decoder_hidden_size} is not a multiple of decoder_num_attention_heads "
@@ -105,6 +112,7 @@ class Architecture:
         if self.position_embedding_type == "rope":
             self._validate_rope()
         choices = {
+            "hidden_act": ACTIVATIONS,
             "ffn_type": ("mlp", "swiglu"),
             "position_embedding_type": ("learned", "sincos", "rope"),
             "rope_normalize_coords": ("separate", "max", "min"),
@@ -126,17 +134,25 @@ class Architecture:
             )
         if (self.rope_min_period is None) != (self.rope_max_period is None):
             raise ValueError("give both rope_min_period and rope_max_period, or neither for the periods of rope_base")
-        for name in ("rope_base", "rope_min_period", "rope_max_period"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise ValueError(f"{name} {value} must be above 0")
-        if self.rope_shift_coords is not None and self.rope_shift_coords < 0:
-            raise ValueError(f"rope_shift_coords {self.rope_shift_coords} must be at least 0")
-        for name in ("rope_jitter_coords", "rope_rescale_coords"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} {value} is a factor and must be at least 1")
 
 
 @strict
 @dataclass(kw_only=True)
 class CheckedArchitecture(Architecture):
     """The same as a class of its own, which checks types and values on construction as `BioVFMConfig` does."""
+
+
+def check_field(name: str, value: Any) -> None:
+    """Refuse a value that a field cannot have, whatever the others are.
+
+    Raises:
+        ValueError, TypeError: it has another type, or is outside the field's range.
+    """
+    setattr(CheckedArchitecture(), name, value)
+    _check_range({item.name: item for item in fields(Architecture)}[name], value)
+
+
+def _check_range(item: "Field[Any]", value: Any) -> None:
+    limit = item.metadata.get("range")
+    if limit and (fault := limit.fault(value)):
+        raise ValueError(f"{item.name} is {value}; {fault}")

@@ -270,8 +270,6 @@ class BioVFMMLP(nn.Module):
         super().__init__()
         width = int(config.hidden_size * config.mlp_ratio)
         self.fc1 = nn.Linear(config.hidden_size, width)
-        if config.hidden_act not in ACT2FN:
-            raise ValueError(f"transformers knows no activation {config.hidden_act!r}; hidden_act is usually 'gelu'")
         self.act = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(width, config.hidden_size)
 

@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+MOST_PIXELS = 16_384  # along a side of an image or patch
 Family = Literal["dinov2", "dinov3", "mae"]  # the architectures; `FAMILY_FIELDS` of the configuration has their fields
 
 
@@ -53,7 +54,5 @@ def check_patches(image_size: int, patch_size: int) -> None:
     Raises:
         ValueError: names both numbers.
     """
-    if patch_size < 1:
-        raise ValueError(f"patch_size {patch_size} must be at least 1")
     if image_size % patch_size:
         raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}")

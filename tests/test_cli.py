@@ -311,7 +311,7 @@ MISTAKES = [
         "distill.teacher=tinm:vit",
         "no family has the prefix tinm:; did you mean timm:?",
     ),
-    (DISTILL, "--out OUT", "--out OUT model.num_channels=1", "model.num_channels is 1; teachers take 3"),
+    (DISTILL, "--out OUT", "--out OUT model.num_channels=1", "model.num_channels is 1; images are read with 3"),
     (DISTILL, "--out OUT", "--out OUT distill.students.s.size=vit", "distill.students.s: there is no size 'vit'"),
     (DISTILL, "--out OUT", "--out OUT distill.students.s.init_from=RUN", "s.init_from RUN is a run; name one of its"),
     (PRETRAIN, "--data IMAGES", "--data /no/images", "/no/images does not exist"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from biovfm_hf.architecture import Architecture
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
 from biovfm_hf.reading.documents import as_number, parse_yaml, read_yaml
@@ -15,7 +16,7 @@ from . import objectives
 from .settings.architecture import check_sizes
 from .settings.augment import PRESETS, AugmentConfig, preset
 from .settings.config import DIMENSIONS, OWN_KEYS, TrainConfig
-from .settings.typed import build, check_section, plain
+from .settings.typed import UnknownKey, build, check_section, flat, plain
 
 _CONFIG_FOLDER = Path(__file__).parent / "configs"
 REQUIRED = "REQUIRED"
@@ -36,7 +37,16 @@ def load_config(
         UserError: no such file, invalid YAML, a config of another objective, an unknown key, a wrong value, or no
             weights.
     """
-    tree = _overridden(path, overrides or {}, method)
+    try:
+        return _load(path, overrides or {}, method, begins)
+    except UnknownKey as error:
+        if other := _of_other_section(error.key, method or str(read_yaml(find_config(path)).get("method"))):
+            raise UserError(f"unknown config key {error.key}; did you mean {other}?") from error
+        raise
+
+
+def _load(path: str | Path, overrides: Mapping[str, Any], method: str, begins: bool) -> TrainConfig:
+    tree = _overridden(path, overrides, method)
     model = tree.get("model") or {}
     if model.get("init_from") == REQUIRED:
         if begins:
@@ -107,10 +117,10 @@ def _augment_section(given: Mapping[str, Any], kind: type[TrainConfig]) -> Augme
     check_section(given, "augment")
     base = kind().augment
     if "preset" in given:
-        if given["preset"] not in PRESETS:
-            name = str(given["preset"])
+        name = str(given["preset"])
+        if name not in PRESETS:
             raise UserError(f"unknown augment.preset {given['preset']!r}{did_you_mean(name, list(PRESETS))}")
-        base = preset(given["preset"])
+        base = preset(name)
     return build(AugmentConfig, _merge(plain(base), given), "augment")
 
 
@@ -132,7 +142,8 @@ def _model_section(model: Mapping[str, Any]) -> dict[str, Any]:
     check_section(model, "model")
     known = {name: model[name] for name in OWN_KEYS if name in model}
     others = {name: value for name, value in model.items() if name not in (*known, "fields")}
-    given = {**model.get("fields", {}), **others}
+    check_section(model.get("fields", {}), "model.fields")
+    given = {**others, **model.get("fields", {})}
     return {**known, "fields": {name: as_number(value) for name, value in given.items()}}
 
 
@@ -196,6 +207,8 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     *sections, name = key.split(".")
     if not sections and name in _sections(str(tree.get("method"))):
         raise UserError(f"{name} is a section of the config; change one of its keys, as {name}.KEY=VALUE")
+    if sections and sections[0] in _single_keys(str(tree.get("method"))):
+        raise UnknownKey(key, f"; {sections[0]} is one value and no section")
     for section in sections:
         if not isinstance(tree.get(section), dict):
             tree[section] = {}
@@ -204,8 +217,26 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _sections(method: str) -> list[str]:
+    return [name for name, value in _defaults(method).items() if is_dataclass(value)]
+
+
+def _single_keys(method: str) -> list[str]:
+    return [name for name, value in _defaults(method).items() if not is_dataclass(value)]
+
+
+def _defaults(method: str) -> dict[str, Any]:
+    """The settings of an objective's defaults, or none if there is no such objective."""
     config = objectives.config_of(method)() if method in objectives.names() else None
-    return [item.name for item in fields(config) if is_dataclass(getattr(config, item.name))] if config else []
+    return {item.name: getattr(config, item.name) for item in fields(config)} if config else {}
+
+
+def _of_other_section(key: str, method: str) -> str | None:
+    """The key of an objective that `key` means if its section is wrong: `batch.size` for `data.batch_size`."""
+    architecture = [f"model.{item.name}" for item in fields(Architecture)]
+    known = [*flat({name: plain(value) for name, value in _defaults(method).items()}), *architecture]
+    name = key.rpartition(".")[2]
+    joined = [other for other in known if name == other.replace(".", "_")]
+    return next((other for other in joined + [other for other in known if name == other.rpartition(".")[2]]), None)
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def read_selection(path: str, ids: Sequence[str]) -> list[str]:
     """
     try:
         chosen = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"data.selection {path} cannot be read ({one_line(error)}); biovfm curate writes one"
         ) from error

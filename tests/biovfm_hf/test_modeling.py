@@ -19,6 +19,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.activations import ACT2FN
 
 from biovfm_hf import (
     BioVFMBackbone,
@@ -29,6 +30,7 @@ from biovfm_hf import (
     BioVFMForSemanticSegmentation,
     BioVFMModel,
 )
+from biovfm_hf.architecture import ACTIVATIONS
 from biovfm_hf.modeling_biovfm import BioVFMUNetDecoder
 from tests.preloaded import python
 
@@ -65,6 +67,12 @@ def test_named_sizes_have_the_published_parameter_counts(name: str, millions: fl
     assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == millions
 
 
+def test_the_activations_are_those_of_transformers() -> None:
+    with torch.device("meta"):
+        outputs = [ACT2FN[name](torch.ones(2)) for name in ACTIVATIONS]
+    assert all(output.shape == (2,) for output in outputs)
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
@@ -73,7 +81,7 @@ def test_named_sizes_have_the_published_parameter_counts(name: str, millions: fl
         ({"ffn_type": "moe"}, "mlp, swiglu"),
         ({"mask_ratio": 0.0}, "mask_ratio 0.0"),
         ({"decoder_hidden_size": 100}, "decoder_hidden_size 100"),
-        ({"decoder_num_hidden_layers": 0}, "decoder_num_hidden_layers 0"),
+        ({"decoder_num_hidden_layers": 0}, "decoder_num_hidden_layers is 0"),
         ({"pooling": "max"}, "cls, mean, both"),
     ],
 )

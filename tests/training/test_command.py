@@ -53,7 +53,7 @@ def test_help_needs_no_torch_and_wrong_words_exit_with_2() -> None:
         (["--out", "x"], 2, "--config"),
         ([*run, "model.size=nosuch"], 2, "model: there is no size 'nosuch'; choose one of "),
         ([*run, "model.patch_size=15"], 2, "model: image_size 224 is not a multiple of patch_size 15 (it follows"),
-        ([*run, "model.patch_size=0"], 2, "model: patch_size 0 must be at least 1"),
+        ([*run, "model.patch_size=0"], 2, "model: patch_size is 0; it must be from 1 to 16384"),
         ([*run, "augment.local_size=97"], 2, "augment.local_size 97 is not a multiple of the patch size 16; use 96"),
         ([*run, "--data", "/no/such/folder"], 1, "/no/such/folder does not exist"),
     ):

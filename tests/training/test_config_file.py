@@ -10,11 +10,12 @@ import yaml
 
 from biovfm_hf import BioVFMConfig
 from biovfm_hf.errors import UserError
+from biovfm_hf.ranges import Range
 from training import config_file, objectives
 from training.config_file import config_from_tree, load_config, overridden_config, parse_overrides, with_steps
 from training.settings.architecture import biovfm_config
 from training.settings.config import BatchConfig
-from training.settings.typed import Range, Steps, build, flat, plain, to_yaml
+from training.settings.typed import Steps, build, flat, plain, to_yaml
 
 CONFIGS = sorted((Path(config_file.__file__).parent / "configs").glob("*.yaml"))
 LAUNCH = sorted((Path(config_file.__file__).parent / "launch").glob("*.yaml"))

@@ -7,13 +7,15 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from biovfm_hf import sizes
-from biovfm_hf.architecture import FAMILY_FIELDS, CheckedArchitecture
+from biovfm_hf.architecture import FAMILY_FIELDS, CheckedArchitecture, check_field
 from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.nearest import did_you_mean
 
 from .augment import check_augment
 from .config import OWN_KEYS, TrainConfig
+from .typed import UnknownKey
 
+_CHANNELS = 3  # of the crops
 # fields that are checked together, so not before the weights give the ones that are not given
 _TOGETHER = (
     "image_size",
@@ -36,9 +38,11 @@ def biovfm_config(config: TrainConfig) -> Any:
     given = given_fields(config)
     _check_names(config, [item.name for item in fields(BioVFMConfig)])
     try:
-        return BioVFMConfig.from_size(config.model.size, family=config.model.family or config.family, **given)
+        made = BioVFMConfig.from_size(config.model.size, family=config.model.family or config.family, **given)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise _refused(config, error) from error
+    _check_channels(made.num_channels, "model")
+    return made
 
 
 def check_sizes(config: TrainConfig, section: str = "model") -> None:
@@ -53,8 +57,13 @@ def check_sizes(config: TrainConfig, section: str = "model") -> None:
     given = given_fields(config)
     if config.model.init_from:
         checked_architecture(config, {name: value for name, value in given.items() if name not in _TOGETHER}, section)
+        for name in _TOGETHER:
+            if name in given:
+                _check_alone(config, name, given[name], section)
         return
-    check_augment(config.augment, checked_architecture(config, given, section).patch_size)
+    made = checked_architecture(config, given, section)
+    _check_channels(made.num_channels, section)
+    check_augment(config.augment, made.patch_size)
 
 
 def checked_architecture(config: TrainConfig, given: dict[str, Any], section: str = "model") -> CheckedArchitecture:
@@ -70,11 +79,23 @@ def checked_architecture(config: TrainConfig, given: dict[str, Any], section: st
         raise _refused(config, error, section) from error
 
 
+def _check_alone(config: TrainConfig, name: str, value: Any, section: str) -> None:
+    try:
+        check_field(name, value)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise _refused(config, error, section) from error
+
+
+def _check_channels(count: int, section: str) -> None:
+    if count != _CHANNELS:
+        raise UserError(f"{section}.num_channels is {count}; images are read with {_CHANNELS} channels, so give that")
+
+
 def _check_names(config: TrainConfig, known: Sequence[str], section: str = "model") -> None:
     for name in given_fields(config):
         if name not in known:
             near = did_you_mean(name, [*OWN_KEYS, *known], f"{section}.")
-            raise UserError(f"unknown config key {section}.{name}{near}")
+            raise UnknownKey(f"{section}.{name}", near)
 
 
 def given_fields(config: TrainConfig) -> dict[str, Any]:

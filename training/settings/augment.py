@@ -5,8 +5,10 @@ from typing import Annotated, Any
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from biovfm_hf.ranges import Range
+from biovfm_hf.sizes import MOST_PIXELS
 
-from .typed import Positive, Range, Share
+from .typed import Positive, Share, Side
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,9 @@ class CropSizes:
         weight: how often it is drawn, relative to the other sizes.
     """
 
-    global_size: Positive = 224
-    local_size: Positive = 96
-    anchor_size: Annotated[int | None, Range(1)] = None
+    global_size: Side = 224
+    local_size: Side = 96
+    anchor_size: Annotated[int | None, Range(1, MOST_PIXELS)] = None
     weight: Annotated[float, Range(1e-9)] = 1.0
 
 
@@ -67,17 +69,17 @@ class AugmentConfig:
 
     preset: str = "dinov2"
     global_count: Positive = 2
-    global_size: Positive = 224
+    global_size: Side = 224
     global_scale: Annotated[tuple[float, float], Range(1e-6, 1, ordered=True)] = (0.32, 1.0)
-    anchor_size: Annotated[int | None, Range(1)] = None
-    local_count: Annotated[int, Range(0)] = 8
-    local_size: Positive = 96
+    anchor_size: Annotated[int | None, Range(1, MOST_PIXELS)] = None
+    local_count: Annotated[int, Range(0, 1000)] = 8
+    local_size: Side = 96
     local_scale: Annotated[tuple[float, float], Range(1e-6, 1, ordered=True)] = (0.05, 0.32)
     mixture: tuple[CropSizes, ...] = ()
     aspect: Annotated[tuple[float, float], Range(1e-6, ordered=True)] = (3 / 4, 4 / 3)
     horizontal_flip: Share = 0.5
     vertical_flip: Share = 0.0
-    flip_by_modality: dict[str, tuple[float, float]] = field(default_factory=dict)
+    flip_by_modality: Annotated[dict[str, tuple[float, float]], Range(0, 1)] = field(default_factory=dict)
     jitter_p: Share = 0.8
     brightness: Annotated[float, Range(0)] = 0.4
     contrast: Annotated[float, Range(0)] = 0.4
@@ -108,6 +110,12 @@ class AugmentConfig:
                 )
         if self.blur_kernel % 2 == 0:
             raise UserError(f"augment.blur_kernel {self.blur_kernel} is not odd and positive")
+        sides = [side for one in self.sizes for side in (one.global_size, self.local_count and one.local_size) if side]
+        if self.on_device and self.blur_kernel >= 2 * min(sides):
+            raise UserError(
+                f"augment.blur_kernel {self.blur_kernel} is too wide for augment.on_device, which mirrors crops of "
+                f"{min(sides)} pixels at their edges; give at most {2 * min(sides) - 1}"
+            )
 
     @property
     def sizes(self) -> tuple[CropSizes, ...]:

@@ -13,10 +13,11 @@ from biovfm_hf import sizes
 from biovfm_hf.cards.objective import Logged, Objective
 from biovfm_hf.cards.origin import Origin
 from biovfm_hf.errors import UserError
+from biovfm_hf.ranges import Range
 
 from .augment import AugmentConfig
 from .reported import LOGGED, MAIN_SETTINGS
-from .typed import Positive, Range, Share, StepsOrShare, check_ranges
+from .typed import Positive, Share, StepsOrShare, check_ranges
 from .weights import check_source, is_run
 
 
@@ -78,12 +79,12 @@ class DataConfig:
     source: list[str] = field(default_factory=list)
     selection: str | None = None
     weight_by: Literal["modality", "anatomy", "source"] | None = None
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: Annotated[dict[str, float], Range(0)] = field(default_factory=dict)
     streaming: bool = False
     stream_lanes: Positive = 64
     cache_mib: Annotated[int, Range(0)] = 512
     max_side: Annotated[int, Range(0)] = 512
-    workers: Annotated[int, Range(-1)] = -1
+    workers: Annotated[int, Range(-1, 1024)] = -1
 
     @property
     def filters(self) -> dict[str, list[str]]:
@@ -98,7 +99,8 @@ class BatchConfig:
 
     Attributes:
         size: images per optimiser step, over all processes and accumulation.
-        per_process: most images in a forward pass of one process; null divides `size` evenly. If a step needs several
+        per_process: most images in a forward pass of one process, which a smaller `size` does not reach; null divides
+            `size` evenly. If a step needs several
             passes, gradients are accumulated, and batch statistics (Sinkhorn-Knopp, centre, KoLeo) are over each
             pass's images, not over the whole batch.
     """
@@ -234,7 +236,7 @@ class TrainConfig:
     main_settings: ClassVar[dict[str, str]] = {}
 
     method: str = ""
-    seed: Annotated[int, Range(0)] = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     steps: Positive = 125_000
     epochs: Annotated[float | None, Range(1e-9)] = None
     model: ModelConfig = ModelConfig()

@@ -4,7 +4,6 @@ A field's annotation may limit its numbers: `size: Annotated[int, Range(1)] = 20
 """
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -15,35 +14,10 @@ import yaml
 
 from biovfm_hf.errors import UserError
 from biovfm_hf.nearest import did_you_mean
+from biovfm_hf.ranges import LARGEST, Range
+from biovfm_hf.sizes import MOST_PIXELS
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Range:
-    """The range of a number, or of each of several, including both ends; None is always allowed.
-
-    Attributes:
-        low: the least.
-        high: the most.
-        ordered: whether the smaller of two numbers must come first.
-    """
-
-    low: float = -math.inf
-    high: float = math.inf
-    ordered: bool = False
-
-    def fault(self, value: Any) -> str | None:
-        """The requirement that `value` does not meet, or None."""
-        numbers = [number for number in (value if isinstance(value, tuple) else (value,)) if number is not None]
-        if not all(math.isfinite(number) for number in numbers):
-            return "it must be finite"
-        if not all(self.low <= number <= self.high for number in numbers):
-            return f"it must be {self}"
-        return "the smaller number comes first" if self.ordered and list(numbers) != sorted(numbers) else None
-
-    def __str__(self) -> str:
-        return f"at least {self.low}" if self.high == math.inf else f"from {self.low} to {self.high}"
 
 
 @dataclass(frozen=True)
@@ -52,13 +26,26 @@ class Steps:
 
     def fault(self, value: float) -> str | None:
         """The requirement that `value` does not meet, or None."""
-        wrong = value < 0 or (isinstance(value, float) and not value <= 1)
+        wrong = not 0 <= value <= (1 if isinstance(value, float) else LARGEST)
         return "give whole steps, or a share of all steps from 0.0 to 1.0" if wrong else None
 
 
 StepsOrShare = Annotated[int | float, Steps()]
 Share = Annotated[float, Range(0, 1)]
 Positive = Annotated[int, Range(1)]
+Side = Annotated[int, Range(1, MOST_PIXELS)]
+
+
+class UnknownKey(UserError):
+    """A key that a section does not have.
+
+    Attributes:
+        key: the whole key.
+    """
+
+    def __init__(self, key: str, remedy: str = "") -> None:
+        super().__init__(f"unknown config key {key}{remedy}")
+        self.key = key
 
 
 def build(cls: type[T], values: Mapping[str, Any], where: str = "", base: T | None = None) -> T:
@@ -71,7 +58,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "", base: T | No
         base: an instance whose fields are the defaults, instead of those of `cls`.
 
     Raises:
-        UserError: an unknown key (with the nearest known one) or a value of the wrong type.
+        UserError: an unknown key (`UnknownKey`, with the nearest known one) or a value of the wrong type.
     """
     check_section(values, where or "the config")
     hints = typing.get_type_hints(cls)
@@ -79,7 +66,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "", base: T | No
     prefix = f"{where}." if where else ""
     for name in values:
         if name not in known:
-            raise UserError(f"unknown config key {prefix}{name}{did_you_mean(str(name), known, prefix)}")
+            raise UnknownKey(f"{prefix}{name}", did_you_mean(str(name), known, prefix))
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     defaults = {field.name: _default(field) if base is None else getattr(base, field.name) for field in fields}
     given = {name: convert(value, hints[name], prefix + name, defaults[name]) for name, value in values.items()}
@@ -207,7 +194,7 @@ def _scalar(value: Any, hint: Any) -> Any:
     if hint is float and isinstance(value, int | float | str):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return None
 

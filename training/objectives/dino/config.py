@@ -7,9 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from biovfm_hf.cards.objective import Logged
 from biovfm_hf.cards.origin import Origin
 from biovfm_hf.errors import UserError
+from biovfm_hf.ranges import Range
 
 from ...settings.config import TrainConfig
-from ...settings.typed import Positive, Range, Share, StepsOrShare
+from ...settings.typed import Positive, Share, StepsOrShare
+
+Width = Annotated[int, Range(1, 2**20)]
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,14 @@ class DINOConfig:
     """
 
     prototypes: Positive = 65_536
-    hidden: Positive = 2048
-    bottleneck: Positive = 256
-    layers: Positive = 3
+    hidden: Width = 2048
+    bottleneck: Width = 256
+    layers: Annotated[int, Range(1, 100)] = 3
     ibot_separate_head: bool = False
     ibot_prototypes: Positive = 65_536
-    ibot_hidden: Positive = 2048
-    ibot_bottleneck: Positive = 256
-    ibot_layers: Positive = 3
+    ibot_hidden: Width = 2048
+    ibot_bottleneck: Width = 256
+    ibot_layers: Annotated[int, Range(1, 100)] = 3
     weight_norm: bool = True
     centering: Literal["centering", "sinkhorn_knopp"] = "centering"
     student_temp: Annotated[float, Range(1e-3)] = 0.1

@@ -10,14 +10,14 @@ from biovfm_hf.cards.origin import Origin
 from biovfm_hf.conversion.place import check_place
 from biovfm_hf.errors import UserError
 from biovfm_hf.front_door import check_encoder
+from biovfm_hf.ranges import Range
 from biovfm_hf.sizes import Family
 
 from ...settings.augment import AugmentConfig, preset
 from ...settings.config import BatchConfig, ModelConfig, OptimConfig, TrainConfig
-from ...settings.typed import Positive, Range
+from ...settings.typed import Positive
 from ...settings.weights import check_source, is_run
 
-TEACHERS_CHANNELS = 3
 MAIN = "model"  # the student of the model section
 Compared = Literal["cosine", "mse", "similarity"]
 _BATCH = BatchConfig(size=1024)
@@ -29,16 +29,6 @@ _OPTIM = OptimConfig(
     weight_decay_end=0.04,
     clip_grad=1.0,
 )
-
-
-def check_channels(count: int) -> None:
-    """Refuse students with other channels than teachers have.
-
-    Raises:
-        UserError: it names the key.
-    """
-    if count != TEACHERS_CHANNELS:
-        raise UserError(f"model.num_channels is {count}; teachers take {TEACHERS_CHANNELS}, so students must")
 
 
 def are_weights(teacher: str) -> bool:
@@ -151,7 +141,6 @@ class DistillTrainConfig(TrainConfig):
     def check_weights(self) -> None:
         """As for every objective, with the teacher's. A run has several models, so it starts no student."""
         super().check_weights()
-        check_channels(self.model.fields.get("num_channels", TEACHERS_CHANNELS))
         for name, one in self.distill.students.items():
             if one.init_from and is_run(one.init_from):
                 key, run = f"distill.students.{name}.init_from", one.init_from

@@ -19,7 +19,7 @@ from ...run.checkpoint import newest_name
 from ...settings.architecture import biovfm_config
 from ..initial import build_encoder, with_architecture, with_run
 from ..method import Method, crops, largest_side, mean_over_sizes
-from .config import MAIN, DistillTrainConfig, StudentConfig, check_channels
+from .config import MAIN, DistillTrainConfig, StudentConfig
 from .objective import DistillObjective, Student
 from .teacher import Teacher, assumed_teacher, load_teacher
 
@@ -42,7 +42,6 @@ class DistillMethod(Method[DistillTrainConfig, DistillObjective]):
 
         Each student starts as it would alone: the generator is reset for it.
         """
-        check_channels(model_config.num_channels)
         teacher = _teacher(config)
         width, patches = _width(config, teacher), bool(config.distill.patch_weight)
         torch.manual_seed(config.seed)

@@ -367,7 +367,7 @@ def test_a_teacher_that_is_missing_unreadable_or_of_other_channels_is_told(
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"distill\.teacher .*empty"):
         pretrain("distill_smoke", dry_run=True, overrides={"distill.teacher": str(tmp_path / "empty")})
-    with pytest.raises(UserError, match=r"model\.num_channels is 1; teachers take 3"):
+    with pytest.raises(UserError, match=r"model\.num_channels is 1; images are read with 3"):
         pretrain("distill_smoke", dry_run=True, overrides={"distill.teacher": str(teacher), "model.num_channels": 1})
     with pytest.raises(UserError, match=r"batch\.size must be 2 or more"):
         load_config("distill_smoke", {"distill.cls_loss": "similarity", "batch.size": 1})
