@@ -5,8 +5,7 @@ take most of the time.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from io import BytesIO
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,21 @@ from biovfm_hf.decoding.content import first_bytes
 from biovfm_hf.decoding.dicom import is_dicom
 from biovfm_hf.decoding.files import IMAGE_SUFFIXES
 from biovfm_hf.decoding.series import group_series
-from biovfm_hf.decoding.slice_places import Place, read_places
-from biovfm_hf.reading.image_files import NOT_INPUT, has_no_suffix
+from biovfm_hf.decoding.slice_places import read_places
+from biovfm_hf.reading.image_files import has_no_suffix
 
 from ..catalog.hdf5_items import EXPANDERS
-from ..catalog.selection import HIDDEN_FILE, UNNAMED, Selection, looks_like_image
-from ..catalog.source import NOT_ESTABLISHED, ItemRule, Source
+from ..catalog.selection import Selection
+from ..catalog.source import ItemRule, Source
 from ..item import Item, Part
-from ..readers.archives import UNREADABLE, BrokenArchive, Member, is_archive, is_zip, list_members, zip_members
-from ..readers.members import members, zip_member
+from ..readers.archives import UNREADABLE, is_archive
 from ..readers.picture import opening
-from .folders import Entries, Entry, Files, Folders, is_hidden_folder
+from .archives import ArchiveItems
+from .folders import Entries, Entry, Files, Folders
+from .item_maker import ItemMaker
 from .runs import Run, items_of_runs
 from .stamps import stamp
 
-EMPTY = "an archive without files"
 # Names with these endings are neither archives nor parts of one, and DICOM only by suffix.
 _SINGLE = frozenset(case(suffix) for suffix in IMAGE_SUFFIXES for case in (str.lower, str.upper))
 
@@ -60,11 +59,10 @@ class _Walk:
     """One pass over the folder of one source."""
 
     def __init__(self, source: Source, folder: Path, folders: Folders, stamps: dict[str, str]) -> None:
-        self._source = source
         self._folders, self._stamps = folders, stamps
         self._top = f"{folder}/"
-        self._prefix = "" if source.folder == "." else f"{source.folder}/"
         self._selection = Selection(source, folder)
+        self._maker = ItemMaker(source, self._selection)
         self._templates: dict[tuple[Any, ...], Item | None] = {}  # answers of `_template_of`
 
     def directory(self, below: str, depth: int) -> Iterator[Run | Item]:
@@ -72,7 +70,7 @@ class _Walk:
         try:
             parts = self._folders.parts(below, depth)
         except OSError as error:
-            yield self._not_a_picture(below, f"the folder cannot be read ({error.strerror})")
+            yield self._maker.not_a_picture(below, f"the folder cannot be read ({error.strerror})")
             return
         slices: list[str] = []
         current: Item | None = None
@@ -109,15 +107,15 @@ class _Walk:
     def _inputs_of(self, entry: Entry, depth: int, slices: list[str]) -> Iterator[Run | Item]:
         name, place, status, problem = entry
         if status is not None:
-            self._stamps[self._prefix + place] = stamp(self._top + place, status)
+            self._stamps[self._maker.prefix + place] = stamp(self._top + place, status)
             yield from self._other(place, name, status.st_size, slices)
         elif problem is not None:
-            yield self._not_a_picture(place, problem)
+            yield self._maker.not_a_picture(place, problem)
         else:
             yield from self.directory(place, depth + 1)
 
     def _run(self, template: Item, files: "_Alike") -> Run:
-        prefix = self._prefix
+        prefix = self._maker.prefix
         paths = [prefix + place for place in files.places]
         return Run(template, paths, files.sizes, files.changes, self._selection.subjects(files.places))
 
@@ -166,16 +164,20 @@ class _Walk:
         if is_archive(lower):  # even if a pattern matches every file: no rule reads an archive as one picture
             reason = self._selection.excluded(place)
             if reason:
-                yield self._excluded(place, reason, "archive")
+                yield self._maker.excluded(place, reason, "archive")
             else:
-                yield from self._archive(place)
+                yield from ArchiveItems(self._maker, place, Path(self._top + place)).items()
         elif lower.endswith(UNREADABLE):
             suffix = lower.rpartition(".")[2]
-            yield self._excluded(place, f"a .{suffix} archive cannot be read in place: unpack it here", "archive")
+            yield self._maker.excluded(
+                place, f"a .{suffix} archive cannot be read in place: unpack it here", "archive"
+            )
         elif _is_part(lower):
-            yield self._excluded(place, "one part of a split archive: join the parts first", "archive")
+            yield self._maker.excluded(place, "one part of a split archive: join the parts first", "archive")
         else:
-            yield from self._expanded(self._item(place, pattern_path, rule, None, Part(place, size)), place, rule)
+            yield from self._expanded(
+                self._maker.item(place, pattern_path, rule, None, Part(place, size)), place, rule
+            )
 
     def _expanded(self, item: Item, place: str, rule: ItemRule | None) -> Iterator[Item]:
         """The items that the rule's adapter lists inside a file; without an adapter the item itself."""
@@ -188,118 +190,7 @@ class _Walk:
                 reason = inner.excluded or self._selection.outside_training(inside)
                 yield inner._replace(subject=self._selection.subject(inside), excluded=reason)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            yield self._excluded(place, f"cannot be opened as {item.kind} ({type(error).__name__})", item.kind)
-
-    def _archive(self, place: str) -> Iterator[Item]:
-        slices: list[Member] = []
-        try:
-            listed = list_members(Path(self._top + place))
-            items = chain.from_iterable(self._member(place, member, slices) for member in listed)
-            yield from self._listed(place, items, slices)
-        except (OSError, ValueError) as error:
-            yield self._excluded(place, _fault(error), "archive")
-        if slices:
-            yield from self._series_inside(place, slices)
-
-    def _listed(
-        self, place: str, items: Iterator[Item], slices: list[Member], member: str | None = None
-    ) -> Iterator[Item]:
-        """The items of an archive; if it has neither items nor slices, one item that says so."""
-        first = next(items, None)
-        if first is not None:
-            yield first
-            yield from items
-        elif not slices:
-            yield self._excluded(place, EMPTY, "archive", member)
-
-    def _member(
-        self, place: str, member: Member, slices: list[Member], inner: BytesIO | None = None
-    ) -> Iterator[Item]:
-        """The item of a member; a slice of a series is added to `slices` instead, since more may follow.
-
-        `inner` is the ZIP inside the archive, if the member is in one.
-        """
-        name = member.name.rpartition("/")[2]
-        if member.problem is None and member.outer is None and place.lower().endswith(".zip") and is_zip(name):
-            yield from self._nested(place, member, slices)
-            return
-        problem = member.problem
-        if problem is None and (hidden := _hidden(member.name)):
-            yield self._not_a_picture(place, hidden, member.name)
-            return
-        if problem is None and (is_archive(name) or name.lower().endswith(UNREADABLE)):
-            problem = "an archive inside an archive: unpack the outer one here"
-        if problem:
-            printable = member.name.encode("unicode_escape").decode("ascii")
-            yield self._excluded(place, problem, "archive", printable)
-            return
-        inside = f"{place}/{member.name.removeprefix('./')}"  # for patterns an archive is a folder
-        if member.outer is not None:
-            inside = f"{place}/{member.outer.name}/{member.name.removeprefix(member.outer.name + '!')}"
-        rule = self._selection.rule(inside)
-        if rule is None and has_no_suffix(name) and self._is_dicom(place, member, inner):
-            inside = f"{inside}.dcm"  # the same as for a loose file
-            rule = self._selection.rule(inside)
-        if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(inside) is None:
-            slices.append(member)
-        else:
-            yield self._item(place, inside, rule, member.name, _part(member))
-
-    def _is_dicom(self, place: str, member: Member, inner: BytesIO | None) -> bool:
-        if member.offset is None:
-            return is_dicom(member.start)
-        archive, item = Path(self._top + place), _part(member).item(self._prefix + place)
-        data = next(members(archive, [item]))[1] if inner is None else zip_member(inner, archive, item)
-        return isinstance(data, bytes) and is_dicom(data[:132])
-
-    def _nested(self, place: str, outer: Member, slices: list[Member]) -> Iterator[Item]:
-        """The members of a ZIP inside a ZIP, which is read into memory once."""
-        if reason := self._selection.excluded(f"{place}/{outer.name}"):
-            yield self._excluded(place, reason, "archive", outer.name)
-            return
-        ((_, data),) = members(Path(self._top + place), [_part(outer).item(place, "archive")])
-        try:
-            if isinstance(data, Exception):
-                raise BrokenArchive(str(data))
-            inside = (replace(one, name=f"{outer.name}!{one.name}", outer=outer) for one in zip_members(BytesIO(data)))
-            before = len(slices)
-            opened = BytesIO(data)
-            items = chain.from_iterable(self._member(place, member, slices, opened) for member in inside)
-            yield from self._listed(place, items, slices[before:], outer.name)
-        except ValueError as error:
-            yield self._excluded(place, _fault(error), "archive", outer.name)
-
-    def _item(self, place: str, inside: str, rule: ItemRule | None, member: str | None, part: Part) -> Item:
-        """The item of one file; patterns match `inside`, the place of the file or of the member in it."""
-        reason = self._selection.excluded(inside)
-        if rule is None:
-            if not looks_like_image(inside):
-                return self._not_a_picture(place, reason or NOT_INPUT, member)
-            if reason is None:
-                established = self._source.layout_established
-                reason = UNNAMED if established else f"the raw layout of {self._source.id} is {NOT_ESTABLISHED}"
-            rule = ItemRule("")
-        if reason is None and rule.adapter and member:
-            reason = f"{rule.kind} inside an archive cannot be read in place: unpack it here"
-        if reason is None and rule.adapter is None:
-            reason = self._selection.outside_training(inside)
-        item = self._make(place, inside, rule, member, reason)
-        return item._replace(size=part.size, offset=part.offset, outer=part.outer)
-
-    def _make(self, place: str, inside: str, rule: ItemRule, member: str | None, reason: str | None) -> Item:
-        modality, anatomy = self._selection.labels(inside, rule)
-        return Item(
-            path=self._prefix + place,
-            member=member,
-            kind="image" if rule.kind == "dicom_series" else rule.kind,
-            subject=self._selection.subject(inside),
-            anatomy=anatomy,
-            excluded=reason,
-            intensity=rule.intensity,
-            view=rule.view,
-            modality=modality,
-            fps=rule.fps,
-        )
+            yield self._maker.excluded(place, f"cannot be opened as {item.kind} ({type(error).__name__})", item.kind)
 
     def _series(self, below: str, names: list[str]) -> Iterator[Item]:
         """One item per DICOM series of a folder; files that are not DICOM are excluded one by one."""
@@ -310,48 +201,13 @@ class _Walk:
             first = prefix + slices[0]
             pattern_path = self._pattern_path(first)
             rule = self._selection.rule(pattern_path) or ItemRule("")
-            item = self._make(below, pattern_path, rule, str(number), self._selection.outside_training(pattern_path))
-            files = tuple(f"{self._prefix}{prefix}{name}" for name in slices)
+            item = self._maker.make(
+                below, pattern_path, rule, str(number), self._selection.outside_training(pattern_path)
+            )
+            files = tuple(f"{self._maker.prefix}{prefix}{name}" for name in slices)
             yield item._replace(kind="dicom_series", files=files)
         for name, reason in left_out.items():
-            yield self._excluded(prefix + name, reason, "dicom_series")
-
-    def _series_inside(self, place: str, slices: list[Member]) -> Iterator[Item]:
-        """One item per DICOM series of a folder in an archive, like `_series` for a folder on disk."""
-        files = members(Path(self._top + place), [_part(member).item(self._prefix + place) for member in slices])
-        places = read_places((str(item.member), opening(_readable(data))) for item, data in files)
-        folders: dict[str, list[tuple[str, Place | None]]] = {}
-        for name, slice_place in places:
-            folders.setdefault(name.rpartition("/")[0], []).append((name, slice_place))
-        parts = {member.name: _part(member, at) for at, member in enumerate(slices)}
-        items = [item for folder, group in folders.items() for item in self._series_of(place, folder, group, parts)]
-        yield from sorted(items, key=_complete_at)  # a compressed TAR is read as a stream, once
-
-    def _series_of(
-        self, place: str, folder: str, group: list[tuple[str, Place | None]], parts: dict[str, Part]
-    ) -> Iterator[Item]:
-        series, left_out = group_series(group)
-        for number, names in enumerate(series):
-            inside = f"{place}/{names[0].removeprefix('./').replace('!', '/')}"
-            rule = self._selection.rule(inside) or self._selection.rule(f"{inside}.dcm") or ItemRule("")
-            label = f"{folder}/{number}" if folder else str(number)
-            item = self._make(place, inside, rule, label, self._selection.outside_training(inside))
-            yield item._replace(kind="dicom_series", members=tuple(parts[name] for name in names))
-        for name, reason in left_out.items():
-            yield self._excluded(place, reason, "dicom_series", name)
-
-    def _not_a_picture(self, place: str, reason: str, member: str | None = None) -> Item:
-        """The line of a folder or file that is not a picture.
-
-        Its name is not needed and may identify a patient, for instance in a report: a source that is not published
-        withholds it, with the names of the folders around it.
-        """
-        item = self._excluded(place, reason, "image", member)
-        return item if self._source.published else item._replace(unnamed=True)
-
-    def _excluded(self, place: str, reason: str, kind: str = "image", member: str | None = None) -> Item:
-        path = (self._prefix + place).encode("utf-8", "backslashreplace").decode("utf-8")
-        return Item(path=path, member=member, kind=kind, excluded=reason, modality=self._source.modality)
+            yield self._maker.excluded(prefix + name, reason, "dicom_series")
 
 
 @dataclass(frozen=True)
@@ -385,37 +241,6 @@ def _shared_fields(rule: ItemRule, reason: str | None, modality: str | None, ana
     if rule.adapter is not None or rule.kind == "dicom_series":
         return None
     return Item("", None, rule.kind, None, anatomy, reason, rule.intensity, rule.view, modality, fps=rule.fps)
-
-
-def _fault(error: OSError | ValueError) -> str:
-    """Why an archive cannot be listed, without a library's quotations, which may contain a patient's name."""
-    if isinstance(error, BrokenArchive):
-        return str(error)
-    return f"broken archive ({getattr(error, 'strerror', None) or type(error).__name__})"
-
-
-def _complete_at(item: Item) -> int:
-    """The place in its archive of the last file of a series."""
-    return max((part.at or 0 for part in item.members), default=-1)
-
-
-def _readable(data: bytes | Exception) -> bytes:
-    """The bytes of a member; empty if it cannot be read, so that it is not taken for DICOM."""
-    return data if isinstance(data, bytes) else b""
-
-
-def _part(member: Member, at: int | None = None) -> Part:
-    """The fields that a reader needs to find a member."""
-    outer = None if member.outer is None else _part(member.outer)
-    return Part(member.name, member.size, member.offset, outer, at)
-
-
-def _hidden(member: str) -> str | None:
-    """Why a member of an archive is skipped, by the rules for files on disk; None if it is not."""
-    *folders, name = member.rpartition("!")[2].removeprefix("./").split("/")
-    if any(map(is_hidden_folder, folders)):
-        return "in a hidden folder"
-    return HIDDEN_FILE if name.startswith(".") else None
 
 
 def _is_packed(lower: str) -> bool:
