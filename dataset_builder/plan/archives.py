@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
-from itertools import chain
 from pathlib import Path
 
 from biovfm_hf.decoding.dicom import is_dicom
@@ -14,8 +13,8 @@ from biovfm_hf.reading.image_files import has_no_suffix
 from ..catalog.selection import HIDDEN_FILE
 from ..catalog.source import ItemRule
 from ..item import Item, Part
-from ..readers.archives import UNREADABLE, BrokenArchive, Member, is_archive, is_zip, list_members, zip_members
-from ..readers.members import members, zip_member
+from ..readers.archives import UNREADABLE, Archive, BrokenArchive, Member, is_archive, is_zip
+from ..readers.members import content_of, start_of
 from ..readers.picture import opening
 from .folders import is_hidden_folder
 from .item_maker import ItemMaker
@@ -24,41 +23,41 @@ EMPTY = "an archive without files"
 
 
 class ArchiveItems:
-    """The items of one archive, at `place` in its source's folder."""
+    """The items of one archive, at `place` in its source's folder.
 
-    def __init__(self, maker: ItemMaker, place: str, file: Path) -> None:
+    Each member is read when it is listed, if at all, since a compressed TAR is a stream.
+    """
+
+    def __init__(self, maker: ItemMaker, place: str, archive: Archive) -> None:
         self._maker, self._selection = maker, maker.selection
-        self._place, self._file = place, file
+        self._place, self._archive = place, archive
+        self._slices: list[tuple[Part, Place | None]] = []  # of series, since more slices may follow
 
     def items(self) -> Iterator[Item]:
         """The items in the archive's order, its series last; if it cannot be listed, an item that says why."""
-        slices: list[Member] = []
         try:
-            listed = list_members(self._file)
-            items = chain.from_iterable(self._member(member, slices) for member in listed)
-            yield from self._listed(items, slices)
+            yield from self._listed(self._archive, None)
         except (OSError, ValueError) as error:
             yield self._maker.excluded(self._place, _fault(error), "archive")
-        if slices:
-            yield from self._series_inside(slices)
+        yield from self._series()
 
-    def _listed(self, items: Iterator[Item], slices: list[Member], member: str | None = None) -> Iterator[Item]:
-        """The items of an archive; if it has neither items nor slices, one item that says so."""
-        first = next(items, None)
-        if first is not None:
-            yield first
-            yield from items
-        elif not slices:
-            yield self._maker.excluded(self._place, EMPTY, "archive", member)
+    def _listed(self, archive: Archive, outer: Member | None) -> Iterator[Item]:
+        """The items of the archive, or of the ZIP `outer` inside it; if it has no file, one item that says so."""
+        slices, has_items = len(self._slices), False
+        for member in archive.members():
+            if outer is not None:
+                member = replace(member, name=f"{outer.name}!{member.name}", outer=outer)
+            for item in self._member(archive, member):
+                has_items = True
+                yield item
+        if not has_items and len(self._slices) == slices:
+            yield self._maker.excluded(self._place, EMPTY, "archive", None if outer is None else outer.name)
 
-    def _member(self, member: Member, slices: list[Member], inner: BytesIO | None = None) -> Iterator[Item]:
-        """The item of a member; a slice of a series is added to `slices` instead, since more may follow.
-
-        `inner` is the ZIP inside the archive, if the member is in one.
-        """
+    def _member(self, archive: Archive, member: Member) -> Iterator[Item]:
+        """The item of a member of `archive`; a slice of a series is kept instead."""
         name = member.name.rpartition("/")[2]
-        if member.problem is None and member.outer is None and self._place.lower().endswith(".zip") and is_zip(name):
-            yield from self._nested(member, slices)
+        if member.problem is None and member.outer is None and archive.is_zip and is_zip(name):
+            yield from self._nested(member)
             return
         problem = member.problem
         if problem is None and (hidden := _hidden(member.name)):
@@ -74,48 +73,35 @@ class ArchiveItems:
         if member.outer is not None:
             inside = f"{self._place}/{member.outer.name}/{member.name.removeprefix(member.outer.name + '!')}"
         rule = self._selection.rule(inside)
-        if rule is None and has_no_suffix(name) and self._is_dicom(member, inner):
+        if rule is None and has_no_suffix(name) and is_dicom(start_of(archive, member)):
             inside = f"{inside}.dcm"  # the same as for a loose file
             rule = self._selection.rule(inside)
         if rule is not None and rule.kind == "dicom_series" and self._selection.excluded(inside) is None:
-            slices.append(member)
+            self._slices.append((member.part(len(self._slices)), _place_of(archive, member)))
         else:
-            yield self._maker.item(self._place, inside, rule, member.name, _part(member))
+            yield self._maker.item(self._place, inside, rule, member.name, member.part())
 
-    def _is_dicom(self, member: Member, inner: BytesIO | None) -> bool:
-        if member.offset is None:
-            return is_dicom(member.start)
-        archive, item = self._file, _part(member).item(self._maker.prefix + self._place)
-        data = next(members(archive, [item]))[1] if inner is None else zip_member(inner, archive, item)
-        return isinstance(data, bytes) and is_dicom(data[:132])
-
-    def _nested(self, outer: Member, slices: list[Member]) -> Iterator[Item]:
+    def _nested(self, outer: Member) -> Iterator[Item]:
         """The members of a ZIP inside a ZIP, which is read into memory once."""
         if reason := self._selection.excluded(f"{self._place}/{outer.name}"):
             yield self._maker.excluded(self._place, reason, "archive", outer.name)
             return
-        ((_, data),) = members(self._file, [_part(outer).item(self._place, "archive")])
+        content = content_of(self._archive, outer)
         try:
-            if isinstance(data, Exception):
-                raise BrokenArchive(str(data))
-            inside = (replace(one, name=f"{outer.name}!{one.name}", outer=outer) for one in zip_members(BytesIO(data)))
-            before = len(slices)
-            opened = BytesIO(data)
-            items = chain.from_iterable(self._member(member, slices, opened) for member in inside)
-            yield from self._listed(items, slices[before:], outer.name)
+            if isinstance(content, Exception):
+                raise BrokenArchive(str(content))
+            yield from self._listed(Archive(Path(outer.name), BytesIO(content)), outer)
         except ValueError as error:
             yield self._maker.excluded(self._place, _fault(error), "archive", outer.name)
 
-    def _series_inside(self, slices: list[Member]) -> Iterator[Item]:
-        """One item per DICOM series of a folder in an archive, like `_series` for a folder on disk."""
-        files = members(self._file, [_part(member).item(self._maker.prefix + self._place) for member in slices])
-        places = read_places((str(item.member), opening(_readable(data))) for item, data in files)
+    def _series(self) -> Iterator[Item]:
+        """One item per DICOM series of a folder in the archive, as for a folder on disk."""
         folders: dict[str, list[tuple[str, Place | None]]] = {}
-        for name, slice_place in places:
-            folders.setdefault(name.rpartition("/")[0], []).append((name, slice_place))
-        parts = {member.name: _part(member, at) for at, member in enumerate(slices)}
+        for part, place in self._slices:
+            folders.setdefault(part.name.rpartition("/")[0], []).append((part.name, place))
+        parts = {part.name: part for part, _ in self._slices}
         items = [item for folder, group in folders.items() for item in self._series_of(folder, group, parts)]
-        yield from sorted(items, key=_complete_at)  # a compressed TAR is read as a stream, once
+        yield from sorted(items, key=_complete_at)  # the build reads a compressed TAR as a stream, once
 
     def _series_of(self, folder: str, group: list[tuple[str, Place | None]], parts: dict[str, Part]) -> Iterator[Item]:
         series, left_out = group_series(group)
@@ -141,15 +127,10 @@ def _complete_at(item: Item) -> int:
     return max((part.at or 0 for part in item.members), default=-1)
 
 
-def _readable(data: bytes | Exception) -> bytes:
-    """The bytes of a member; empty if it cannot be read, so that it is not taken for DICOM."""
-    return data if isinstance(data, bytes) else b""
-
-
-def _part(member: Member, at: int | None = None) -> Part:
-    """The fields that a reader needs to find a member."""
-    outer = None if member.outer is None else _part(member.outer)
-    return Part(member.name, member.size, member.offset, outer, at)
+def _place_of(archive: Archive, member: Member) -> Place | None:
+    """Where a slice lies in its series; None if it cannot be read as DICOM."""
+    content = content_of(archive, member)
+    return None if isinstance(content, Exception) else next(read_places([(member.name, opening(content))]))[1]
 
 
 def _hidden(member: str) -> str | None:

@@ -4,6 +4,7 @@ Places are strings below the source's folder ("" is the folder itself): with mil
 take most of the time.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -21,13 +22,13 @@ from ..catalog.hdf5_items import EXPANDERS
 from ..catalog.selection import Selection
 from ..catalog.source import ItemRule, Source
 from ..item import Item, Part
-from ..readers.archives import UNREADABLE, is_archive
+from ..readers.archives import UNREADABLE, Archive, is_archive
 from ..readers.picture import opening
 from .archives import ArchiveItems
 from .folders import Entries, Entry, Files, Folders
 from .item_maker import ItemMaker
 from .runs import Run, items_of_runs
-from .stamps import stamp
+from .stamps import archive_stamp, stamp
 
 # Names with these endings are neither archives nor parts of one, and DICOM only by suffix.
 _SINGLE = frozenset(case(suffix) for suffix in IMAGE_SUFFIXES for case in (str.lower, str.upper))
@@ -38,8 +39,8 @@ def list_items(source: Source, raw_dir: Path) -> Iterator[Item]:
 
     Folders are walked in the order of their names, archives in their own order. In memory are the names in the
     folders around the current one, and on a slow disk a few thousand names of what comes next. Symbolic links are
-    followed only to files inside the source's folder. A missing folder yields nothing. No file's status is read twice;
-    an archive is opened for its stamp, its members and its series, and for each ZIP or file without a suffix in it.
+    followed only to files inside the source's folder. A missing folder yields nothing. No file's status is read twice,
+    and each archive is opened once, for its stamp and for all that is read in it.
     """
     return items_of_runs(list_inputs(source, raw_dir, {}))
 
@@ -106,7 +107,9 @@ class _Walk:
 
     def _inputs_of(self, entry: Entry, depth: int, slices: list[str]) -> Iterator[Run | Item]:
         name, place, status, problem = entry
-        if status is not None:
+        if status is not None and is_archive(name):  # whatever the rules: none reads it as one picture
+            yield from self._archive(place, status)
+        elif status is not None:
             self._stamps[self._maker.prefix + place] = stamp(self._top + place, status)
             yield from self._other(place, name, status.st_size, slices)
         elif problem is not None:
@@ -137,11 +140,19 @@ class _Walk:
             self._templates[key] = _shared_fields(rule, reason, *labels)
         return self._templates[key]
 
+    def _archive(self, place: str, status: os.stat_result) -> Iterator[Item]:
+        with Archive(Path(self._top + place)) as archive:
+            self._stamps[self._maker.prefix + place] = archive_stamp(archive, status)
+            if reason := self._selection.excluded(place):
+                yield self._maker.excluded(place, reason, "archive")
+            else:
+                yield from ArchiveItems(self._maker, place, archive).items()
+
     def _other(self, place: str, name: str, size: int, slices: list[str]) -> Iterator[Item]:
-        """The items of any file; a slice of a series is added to `slices` instead, since more may follow."""
+        """The items of a file that is no archive; a slice of a series is added to `slices`, as more may follow."""
         pattern_path = self._pattern_path(place)
         rule = self._selection.rule(pattern_path)
-        is_slice = rule is not None and rule.kind == "dicom_series" and not _is_packed(name.lower())
+        is_slice = rule is not None and rule.kind == "dicom_series" and not _is_out_of_reach(name.lower())
         if is_slice and self._selection.excluded(pattern_path) is None:
             slices.append(name)
         else:
@@ -161,13 +172,7 @@ class _Walk:
 
     def _file(self, place: str, name: str, pattern_path: str, rule: ItemRule | None, size: int) -> Iterator[Item]:
         lower = name.lower()
-        if is_archive(lower):  # even if a pattern matches every file: no rule reads an archive as one picture
-            reason = self._selection.excluded(place)
-            if reason:
-                yield self._maker.excluded(place, reason, "archive")
-            else:
-                yield from ArchiveItems(self._maker, place, Path(self._top + place)).items()
-        elif lower.endswith(UNREADABLE):
+        if lower.endswith(UNREADABLE):
             suffix = lower.rpartition(".")[2]
             yield self._maker.excluded(
                 place, f"a .{suffix} archive cannot be read in place: unpack it here", "archive"
@@ -243,9 +248,9 @@ def _shared_fields(rule: ItemRule, reason: str | None, modality: str | None, ana
     return Item("", None, rule.kind, None, anatomy, reason, rule.intensity, rule.view, modality, fps=rule.fps)
 
 
-def _is_packed(lower: str) -> bool:
-    """Whether a name is one of an archive, or of a part of one."""
-    return is_archive(lower) or lower.endswith(UNREADABLE) or _is_part(lower)
+def _is_out_of_reach(lower: str) -> bool:
+    """Whether a name is one of an archive that cannot be read in place, or of a part of one."""
+    return lower.endswith(UNREADABLE) or _is_part(lower)
 
 
 def _is_part(lower: str) -> bool:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..item import Item
-from ..readers.archives import is_archive, members_digest
+from ..readers.archives import Archive, is_archive
 
 STAMP = "/"  # between size and time
 
@@ -33,23 +33,38 @@ def stamp_of(item: Item, raw: str | Path, listed: dict[str, str] | None = None) 
 
 
 def stamp(path: str, status: os.stat_result) -> str:
-    """Size and time of change of a file; for an archive also a hash of its member list.
+    """Size and time of change of a file; for an archive, which is opened, also a hash of its member list."""
+    if not is_archive(path):
+        return _size_and_time(status)
+    members = _members_of(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return f"{_size_and_time(status)}{STAMP}{members}"
+
+
+def archive_stamp(archive: Archive, status: os.stat_result) -> str:
+    """The stamp of an archive that is opened anyway.
 
     No header of a TAR has a checksum of the content, so members of one size could exchange theirs unseen. If the TAR
     is not packed, whatever its name, the time of status stands in place of the hash. It changes with every write and
     cannot be set back: new rights or another name of the file make it a changed one too.
     """
-    sizes = f"{status.st_size}{STAMP}{status.st_mtime_ns}"
-    if not is_archive(path):
-        return sizes
-    return f"{sizes}{STAMP}{_members(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)}"
+    return f"{_size_and_time(status)}{STAMP}{_members(archive, status.st_ctime_ns)}"
+
+
+def _size_and_time(status: os.stat_result) -> str:
+    return f"{status.st_size}{STAMP}{status.st_mtime_ns}"
 
 
 @lru_cache(maxsize=64)
-def _members(path: str, size: int, changed: int, status_changed: int, inode: int) -> str:
-    """Digest of an archive's member list, cached until its status changes; without checksums, the time of status."""
+def _members_of(path: str, size: int, changed: int, status_changed: int, inode: int) -> str:
+    """`_members` of a file, cached until its status changes."""
+    with Archive(Path(path)) as archive:
+        return _members(archive, status_changed)
+
+
+def _members(archive: Archive, status_changed: int) -> str:
+    """Digest of an archive's member list; without checksums, the time of status."""
     try:
-        return members_digest(path) or str(status_changed)
+        return archive.digest() or str(status_changed)
     except OSError:  # listing or reading will report it
         return ""
 

@@ -1,10 +1,11 @@
 """Lists the members of an archive, without unpacking it and without trusting its claims."""
 
 import hashlib
-import struct
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 from unicodedata import category
@@ -12,7 +13,9 @@ from unicodedata import category
 from biovfm_hf.decoding.content import GZIP
 from biovfm_hf.reading.image_files import has_no_suffix
 
+from ..item import Part
 from ..limits import ARCHIVES, TOO_LARGE, Refused
+from .zip_directory import BrokenArchive, Directory, central_directory, wide_fields, zip_name
 
 UNREADABLE = (".rar", ".7z")
 # A TAR that unpacks to more than this times its size is taken for a bomb; images shrink by far less.
@@ -21,9 +24,8 @@ ALLOWANCE = 1 << 30  # bytes that any archive may unpack to
 MAX_TAR_HEADERS = 1 << 20  # header bytes of one member of a TAR; a long name and its attributes take a few KiB
 _PACKED = (GZIP, b"BZh", b"\xfd7zXZ\0")  # how gzip, bzip2 and xz begin
 _PACKED_END = 4096  # bytes that hold a packed file's last checksums
-_START = 132  # bytes of a member by which DICOM is recognised
+START = 132  # bytes of a member by which DICOM is recognised
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines and paragraphs
-HEADER = struct.Struct("<4s4xHH8xIIHHH4xII")  # of one entry in a ZIP's central directory
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Member:
     """One file in an archive: its stored name, unpacked size and offset; and why it cannot be read, if so.
 
     A file of a ZIP inside a ZIP is named `INNER.zip!NAME`, and begins at `offset` of the inner one. `start` holds the
-    first bytes of a file without a suffix that only a stream can reach.
+    first bytes of a file without a suffix that only a stream can reach; `stream` reads a file that only a stream can
+    reach from its start, until the next one is listed.
     """
 
     name: str
@@ -40,10 +43,12 @@ class Member:
     problem: str | None = None
     outer: "Member | None" = None  # the inner ZIP itself
     start: bytes = b""
+    stream: BufferedReader | None = field(default=None, compare=False, repr=False)
 
-
-class BrokenArchive(ValueError):
-    """Why an archive cannot be listed, without repeating its content."""
+    def part(self, at: int | None = None) -> Part:
+        """The fields that a reader needs to find the member; `at` is its place among those that are read."""
+        outer = None if self.outer is None else self.outer.part()
+        return Part(self.name, self.size, self.offset, outer, at)
 
 
 def is_archive(name: str) -> bool:
@@ -57,47 +62,92 @@ def is_zip(name: str) -> bool:
 
 
 def list_members(file: Path) -> Iterator[Member]:
-    """The files in a ZIP or TAR, in the archive's order, one at a time.
+    """The members of a file, as `Archive.members` yields them."""
+    with Archive(file) as archive:
+        yield from archive.members()
 
-    Raises:
-        BrokenArchive: the archive is broken, truncated, split or a bomb; members already yielded stay valid.
-        OSError: it cannot be read.
+
+class Archive:
+    """A ZIP or TAR that is opened once, when it is first read; the directory of a ZIP is read once.
+
+    Args:
+        path: its file; only its name is used if `file` is given.
+        file: its content, such as that of a ZIP inside a ZIP.
     """
-    if not is_zip(file.name):
-        yield from _tar_members(file)
-        return
-    with file.open("rb") as opened:
-        yield from zip_members(opened)
 
+    def __init__(self, path: Path, file: BinaryIO | None = None) -> None:
+        self.path = path
+        self.is_zip = is_zip(path.name)
+        self._opened = file
 
-def members_digest(file: str) -> str:
-    """A hash of what an archive states about its members, to distinguish archives of the same size and time.
+    def __enter__(self) -> "Archive":
+        return self
 
-    For a ZIP it is the hash of the central directory, which has names and checksums. A compressed TAR has no
-    directory, so the end of its file is hashed, where gzip and bzip2 keep a checksum of all content, and xz one of its
-    last block. The hash is empty for archives that cannot be listed, and for a TAR that is not compressed, whatever
-    its name, because such a TAR has no checksum of its content.
-    """
-    name, digest = file.lower(), hashlib.blake2b(digest_size=8)
-    with open(file, "rb") as opened:  # noqa: PTH123 (a Path for each of many archives takes time)
+    def __exit__(self, *_: object) -> None:
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def file(self) -> BinaryIO:
+        """The open file.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        if self._opened is None:
+            self._opened = self.path.open("rb")
+        return self._opened
+
+    def members(self) -> Iterator[Member]:
+        """The files in it, in its own order, one at a time; the file may be read elsewhere in between.
+
+        Raises:
+            BrokenArchive: the archive is broken, truncated, split or a bomb; members already yielded stay valid.
+            OSError: it cannot be read.
+        """
+        return _zip_members(self._directory) if self.is_zip else _tar_members(self)
+
+    def digest(self) -> str:
+        """A hash of what it states about its members, to distinguish archives of the same size and time.
+
+        For a ZIP it is the hash of the central directory, which has names and checksums. A compressed TAR has no
+        directory, so the end of its file is hashed, where gzip and bzip2 keep a checksum of all content, and xz one of
+        its last block. The hash is empty for archives that cannot be listed, and for a TAR that is not compressed,
+        whatever its name, because such a TAR has no checksum of its content.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        digest = hashlib.blake2b(digest_size=8)
+        if not self.is_zip:
+            end = self._packed_end()
+            digest.update(end)
+            return digest.hexdigest() if end else ""
         try:
-            if is_zip(name):
-                start = _central_directory(opened)[0]
-            elif opened.read(6).startswith(_PACKED):
-                start = max(0, opened.seek(0, 2) - _PACKED_END)
-            else:
-                return ""
+            directory = self._directory
         except BrokenArchive:
             return ""
-        opened.seek(start)
-        while block := opened.read(1 << 20):
+        for block in directory.blocks():
             digest.update(block)
-    return digest.hexdigest()
+        return digest.hexdigest()
+
+    @cached_property
+    def _directory(self) -> Directory:
+        return central_directory(self.file)
+
+    def _packed_end(self) -> bytes:
+        """The end of a compressed TAR; nothing of one that is not compressed."""
+        self.file.seek(0)
+        if not self.file.read(6).startswith(_PACKED):
+            return b""
+        self.file.seek(max(0, self.file.seek(0, 2) - _PACKED_END))
+        return self.file.read()
 
 
-def open_tar(file: Path) -> tarfile.TarFile:
-    """Open a TAR as a stream; members whose headers exceed MAX_TAR_HEADERS raise Refused on the way."""
-    return tarfile.open(file, "r:" if file.name.lower().endswith(".tar") else "r|*", tarinfo=_Bounded)
+def open_tar(file: BinaryIO, name: str) -> tarfile.TarFile:
+    """A TAR as a stream from its start; members whose headers exceed MAX_TAR_HEADERS raise Refused on the way."""
+    file.seek(0)
+    return tarfile.open(fileobj=file, mode="r:" if name.lower().endswith(".tar") else "r|*", tarinfo=_Bounded)
 
 
 class _Bounded(tarfile.TarInfo):
@@ -147,13 +197,13 @@ def unsafe(name: str) -> str | None:
     return None
 
 
-def _tar_members(file: Path) -> Iterator[Member]:
-    limit = file.stat().st_size * MAX_EXPANSION + ALLOWANCE
-    plain = file.name.lower().endswith(".tar")
+def _tar_members(archive: Archive) -> Iterator[Member]:
+    plain = archive.path.name.lower().endswith(".tar")
     try:
-        with open_tar(file) as archive:
-            for entry in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # tarfile would remember every member it has passed
+        limit = archive.file.seek(0, 2) * MAX_EXPANSION + ALLOWANCE
+        with open_tar(archive.file, archive.path.name) as tar:
+            for entry in tar:
+                tar.members.clear()  # type: ignore[attr-defined]  # tarfile would remember every member it has passed
                 if entry.offset_data + entry.size > limit:
                     raise BrokenArchive(f"it claims to unpack to more than {MAX_EXPANSION} times its size")
                 if entry.isdir():
@@ -161,8 +211,10 @@ def _tar_members(file: Path) -> Iterator[Member]:
                 problem = unsafe(entry.name) or (None if entry.isfile() else "a link or device inside an archive")
                 if entry.issparse():  # its bytes are not contiguous
                     problem = problem or "a sparse file inside an archive: unpack it here"
-                start = b"" if plain or problem or not has_no_suffix(entry.name) else _first_bytes(archive, entry)
-                yield Member(entry.name, entry.size, entry.offset_data if plain else None, problem, start=start)
+                if plain or problem:
+                    yield Member(entry.name, entry.size, entry.offset_data if plain else None, problem)
+                else:
+                    yield _streamed_member(tar, entry)
     except BrokenArchive:
         raise
     except Refused as refused:
@@ -171,42 +223,25 @@ def _tar_members(file: Path) -> Iterator[Member]:
         raise BrokenArchive(f"broken archive ({type(error).__name__})") from error
 
 
-def _first_bytes(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(entry)
-    return file.read(min(entry.size, _START)) if file else b""
+def _streamed_member(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> Member:
+    stream = tarfile.ExFileObject(tar, entry)
+    start = stream.peek(START)[:START] if has_no_suffix(entry.name) else b""
+    return Member(entry.name, entry.size, None, start=start, stream=stream)
 
 
-def zip_members(opened: BinaryIO) -> Iterator[Member]:
-    """Walk the central directory entry by entry: `zipfile` would load all of it, gigabytes for millions of images.
-
-    Raises:
-        BrokenArchive: as `list_members`.
-    """
-    start, count, shift = _central_directory(opened)
-    left = start - shift  # members must not overlap before the directory
-    opened.seek(start)
-    for _ in range(count):
-        header = opened.read(HEADER.size)
-        if len(header) < HEADER.size or header[:4] != b"PK\1\2":
-            raise BrokenArchive("broken archive (bad central directory)")
-        _, flags, method, packed, size, lengths, extras, comments, attributes, offset = HEADER.unpack(header)
-        raw = opened.read(lengths)
-        if extras:
-            size, packed, offset = _wide(opened.read(extras), size, packed, offset)
-        opened.read(comments)
+def _zip_members(directory: Directory) -> Iterator[Member]:
+    left = directory.start - directory.shift  # members must not overlap before the directory
+    for fields, raw, extra in directory.entries():
+        _, flags, method, packed, size, _, _, _, attributes, offset = fields
+        if extra:
+            size, packed, offset = wide_fields(extra, size, packed, offset)
         left -= packed
         if left < 0:
             raise BrokenArchive("broken archive (its members overlap)")
         name = zip_name(raw, flags)
         if not name.endswith("/"):
             problem = unsafe(name) or _problem(flags, method, attributes >> 16)
-            yield Member(name, size, offset + shift, problem)
-
-
-def zip_name(stored: bytes, flags: int) -> str:
-    """The name of a member of a ZIP with these general purpose flags."""
-    name = stored.decode("utf-8" if flags & 0x800 else "cp437", "backslashreplace")
-    return name.replace("\\", "/")  # some Windows programs write backslashes, against APPNOTE 4.4.17
+            yield Member(name, size, offset + directory.shift, problem)
 
 
 def _problem(flags: int, method: int, mode: int) -> str | None:
@@ -217,48 +252,3 @@ def _problem(flags: int, method: int, mode: int) -> str | None:
     if mode & 0o170000 == 0o120000:
         return "a link or device inside an archive"
     return None
-
-
-def _central_directory(opened: BinaryIO) -> tuple[int, int, int]:
-    """Where the central directory begins, its number of entries, and how far the archive is shifted in its file."""
-    length = opened.seek(0, 2)
-    tail_start = max(0, length - 65557)
-    opened.seek(tail_start)
-    tail = opened.read()
-    at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) - at < 22:
-        raise BrokenArchive("broken archive (no end record: truncated, or not a ZIP)")
-    disk, first_disk, _, count, size, start = struct.unpack("<HHHHII", tail[at + 4 : at + 20])
-    end = tail_start + at
-    if at >= 20 and tail[at - 20 : at - 16] == b"PK\6\7":
-        end -= 76  # the ZIP64 end record (56) and its locator (20); the stated place is wrong in a shifted archive
-        opened.seek(max(end, 0))
-        record = opened.read(56)
-        if len(record) < 56 or record[:4] != b"PK\6\6":
-            raise BrokenArchive("broken archive (bad ZIP64 record)")
-        disk, first_disk, _, count, size, start = struct.unpack("<IIQQQQ", record[16:56])
-    if disk or first_disk:
-        raise BrokenArchive("one part of a split archive: join the parts first")
-    shift = end - size - start
-    if shift < 0 or count * 46 > size:
-        raise BrokenArchive("broken archive (end record and size disagree)")
-    return start + shift, count, shift
-
-
-def _wide(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
-    """Sizes and offset, from the ZIP64 extra field if the short fields are full."""
-    at = 0
-    while at + 4 <= len(extra):
-        tag, length = struct.unpack("<HH", extra[at : at + 4])
-        if tag == 1:
-            wide = extra[at + 4 : at + 4 + length]
-            values = [value for (value,) in struct.iter_unpack("<Q", wide[: len(wide) // 8 * 8])]
-            full = [number == 0xFFFFFFFF for number in (size, packed, offset)]
-            if sum(full) > len(values):
-                raise BrokenArchive("broken archive (bad ZIP64 field)")
-            size, packed, offset = (
-                values.pop(0) if is_full else number
-                for is_full, number in zip(full, (size, packed, offset), strict=True)
-            )
-        at += 4 + length
-    return size, packed, offset

@@ -9,16 +9,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from biovfm_hf.errors import unquoted
 
 from ..item import Item, Part
 from ..limits import CHANGED, MAX_MEMBER_BYTES, MAX_RATIO, MAX_VOLUME_BYTES, TOO_LARGE, UNREADABLE, Refused
-from .archives import open_tar, zip_name
+from .archives import START, Archive, Member, open_tar, zip_name
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _BLOCK = 2**20
+_START_BLOCK = 2**12  # packed bytes that are read at a time if only a member's start is needed
 _ENCRYPTED, _SIZES_FOLLOW = 0x1, 0x8
 _FAILURES = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, TypeError)
 """Exceptions of broken archives; tarfile raises TypeError if a compressed stream ends in its header."""
@@ -66,9 +67,21 @@ def series(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, list[bytes
             ready += 1
 
 
-def zip_member(file: BinaryIO, path: Path, item: Item) -> bytes | Refused:
-    """The bytes of a member of an opened ZIP, which may be one inside the archive `path`, or why not."""
-    return _caught(_zip_member, file, path, item)
+def content_of(archive: Archive, member: Member) -> bytes | Refused:
+    """The bytes of the member that was listed last, or why they cannot be read."""
+    item = member.part().item(archive.path.name)
+    if member.stream is not None:
+        return _caught(_stream_bytes(member.stream, member.size), None, archive.path, item)  # type: ignore[arg-type]
+    return _caught(_zip_member if archive.is_zip else _tar_member, archive.file, archive.path, item)
+
+
+def start_of(archive: Archive, member: Member) -> bytes:
+    """The first `START` bytes of a member; fewer, or none, if it is shorter or cannot be read."""
+    if member.offset is None:
+        return member.start
+    item = member.part().item(archive.path.name)
+    start = _caught(_zip_start if archive.is_zip else _tar_start, archive.file, archive.path, item)
+    return start if isinstance(start, bytes) else b""
 
 
 def _of_zip(
@@ -76,13 +89,13 @@ def _of_zip(
 ) -> Iterator[tuple[Item, bytes | Refused]]:
     """Members of the archive, or of the ZIP inside it that `outer` describes, which is kept in memory."""
     if outer is not None:
-        content = zip_member(file, path, outer.item(path.name, "archive"))
+        content = _caught(_zip_member, file, path, outer.item(path.name, "archive"))
         if isinstance(content, Refused):
             yield from ((item, content) for item in items)
             return
         file = BytesIO(content)
     for item in items:
-        yield item, zip_member(file, path, item)
+        yield item, _caught(_zip_member, file, path, item)
 
 
 def _caught(read, file: BinaryIO, path: Path, item: Item) -> bytes | Refused:
@@ -97,10 +110,37 @@ def _caught(read, file: BinaryIO, path: Path, item: Item) -> bytes | Refused:
 
 
 def _zip_member(file: BinaryIO, path: Path, item: Item) -> bytes:
-    """Read a stored or deflated member at its local header (APPNOTE 4.3.7); zipfile reads other methods."""
+    """Read a stored or deflated member; zipfile reads other methods."""
     if item.offset is None:
         return _through_zipfile(file, item)
-    file.seek(item.offset)
+    flags, method, crc = _local_header(file, item)
+    size = item.size or 0
+    if method == zipfile.ZIP_STORED:
+        data = file.read(size)
+    elif method == zipfile.ZIP_DEFLATED:
+        data = _inflated(file, size + 1, _BLOCK)
+        if len(data) > size:
+            raise Refused(TOO_LARGE, f"inflates beyond the {size} bytes that it claims")
+    else:
+        return _through_zipfile(file, item)
+    if len(data) != size or (not flags & _SIZES_FOLLOW and zlib.crc32(data) != crc):
+        raise Refused(UNREADABLE, f"damaged: {len(data)} of {size} bytes, or a wrong checksum")
+    return data
+
+
+def _zip_start(file: BinaryIO, path: Path, item: Item) -> bytes:
+    method = _local_header(file, item)[1]
+    most = min(START, item.size or 0)
+    if method == zipfile.ZIP_STORED:
+        return file.read(most)
+    if method == zipfile.ZIP_DEFLATED:
+        return _inflated(file, most, _START_BLOCK)
+    return _through_zipfile(file, item)[:most]
+
+
+def _local_header(file: BinaryIO, item: Item) -> tuple[int, int, int]:
+    """Flags, method and checksum of a member, whose data come next (APPNOTE 4.3.7)."""
+    file.seek(item.offset or 0)
     fixed = file.read(_LOCAL_HEADER.size)
     if len(fixed) < _LOCAL_HEADER.size:
         raise Refused(UNREADABLE, "the archive is truncated")
@@ -111,30 +151,21 @@ def _zip_member(file: BinaryIO, path: Path, item: Item) -> bytes:
         raise Refused(UNREADABLE, "encrypted")
     if _own_name(item) != zip_name(file.read(name_length), flags):
         raise Refused(CHANGED, "the archive lists another member there")
-    file.seek(extra_length, 1)
-    size = item.size or 0
-    if method == zipfile.ZIP_STORED:
-        data = file.read(size)
-    elif method == zipfile.ZIP_DEFLATED:
-        data = _inflated(file, size, None if flags & _SIZES_FOLLOW or packed == 0xFFFFFFFF else packed)
-    else:
-        return _through_zipfile(file, item)
-    if len(data) != size or (not flags & _SIZES_FOLLOW and zlib.crc32(data) != crc):
-        raise Refused(UNREADABLE, f"damaged: {len(data)} of {size} bytes, or a wrong checksum")
-    return data
-
-
-def _inflated(file: BinaryIO, size: int, packed: int | None) -> bytes:
-    if packed is not None and size > packed * MAX_RATIO:
+    size, stated = item.size or 0, not flags & _SIZES_FOLLOW and packed != 0xFFFFFFFF
+    if method == zipfile.ZIP_DEFLATED and stated and size > packed * MAX_RATIO:
         raise Refused(TOO_LARGE, f"claims {size} bytes out of {packed}")
+    file.seek(extra_length, 1)
+    return flags, method, crc
+
+
+def _inflated(file: BinaryIO, most: int, block_size: int) -> bytes:
+    """Up to `most` bytes of a deflated member."""
     inflater, pieces, total = zlib.decompressobj(-zlib.MAX_WBITS), [], 0
-    while not inflater.eof and total <= size and (block := file.read(_BLOCK)):
-        while block and not inflater.eof and total <= size:
-            pieces.append(inflater.decompress(block, size - total + 1))
+    while not inflater.eof and total < most and (block := file.read(block_size)):
+        while block and not inflater.eof and total < most:
+            pieces.append(inflater.decompress(block, most - total))
             total += len(pieces[-1])
             block = inflater.unconsumed_tail
-    if total > size:
-        raise Refused(TOO_LARGE, f"inflates beyond the {size} bytes that it claims")
     return b"".join(pieces)
 
 
@@ -156,13 +187,21 @@ def _own_name(item: Item) -> str:
 
 
 def _tar_member(file: BinaryIO, path: Path, item: Item) -> bytes:
-    file.seek((item.offset or 0) - tarfile.BLOCKSIZE)
-    if not _names(file.read(tarfile.BLOCKSIZE), item):
-        raise Refused(CHANGED, "the archive lists another member there")
-    data = file.read(item.size or 0)
+    data = _tar_data(file, item, item.size or 0)
     if len(data) != item.size:
         raise Refused(UNREADABLE, "the archive is truncated")
     return data
+
+
+def _tar_start(file: BinaryIO, path: Path, item: Item) -> bytes:
+    return _tar_data(file, item, min(START, item.size or 0))
+
+
+def _tar_data(file: BinaryIO, item: Item, most: int) -> bytes:
+    file.seek((item.offset or 0) - tarfile.BLOCKSIZE)
+    if not _names(file.read(tarfile.BLOCKSIZE), item):
+        raise Refused(CHANGED, "the archive lists another member there")
+    return file.read(most)
 
 
 def _names(header: bytes, item: Item) -> bool:
@@ -181,7 +220,7 @@ def _streamed(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes |
     waiting = list(items)
     done = 0
     try:
-        with open_tar(path) as archive:
+        with path.open("rb") as file, open_tar(file, path.name) as archive:
             for entry in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all earlier members
                 if done == len(waiting):
@@ -190,7 +229,8 @@ def _streamed(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes |
                     continue
                 item = waiting[done]
                 done += 1
-                yield item, _caught(_entry_bytes(archive, entry), None, path, item)  # type: ignore[arg-type]
+                stream = archive.extractfile(entry)
+                yield item, _caught(_stream_bytes(stream, entry.size), None, path, item)  # type: ignore[arg-type]
     except Refused as refused:
         answer = refused
     except Exception as error:  # broken streams break tarfile and the decompressors in many ways
@@ -201,12 +241,11 @@ def _streamed(path: Path, items: Sequence[Item]) -> Iterator[tuple[Item, bytes |
         yield item, answer
 
 
-def _entry_bytes(archive: tarfile.TarFile, entry: tarfile.TarInfo):
+def _stream_bytes(stream: IO[bytes] | None, size: int):
     def read(file: BinaryIO, path: Path, item: Item) -> bytes:
-        member = archive.extractfile(entry)
-        data = member.read(min(entry.size, MAX_MEMBER_BYTES)) if member else b""  # it allocates the requested size
-        if len(data) != entry.size:
-            raise Refused(UNREADABLE, f"ends after {len(data)} of {entry.size} bytes")
+        data = stream.read(min(size, MAX_MEMBER_BYTES)) if stream else b""  # it allocates the requested size
+        if len(data) != size:
+            raise Refused(UNREADABLE, f"ends after {len(data)} of {size} bytes")
         return data
 
     return read

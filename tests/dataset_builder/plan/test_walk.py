@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import sys
 import tarfile
 import tracemalloc
 import zipfile
@@ -21,9 +22,10 @@ from biovfm_hf.reading.image_files import NOT_INPUT
 from dataset_builder.catalog import case_lists
 from dataset_builder.catalog.records import load_source
 from dataset_builder.item import Item
+from dataset_builder.plan import archives as plan_archives
 from dataset_builder.plan.listing import list_items
-from dataset_builder.readers import archives
-from dataset_builder.readers.members import members
+from dataset_builder.readers import archives, zip_directory
+from dataset_builder.readers.members import content_of, members
 from tests.dataset_builder.conftest import RECORD
 
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -296,21 +298,88 @@ def test_a_pattern_of_every_file_looks_into_archives(record, folder):
     }
 
 
-def test_a_zip_inside_a_zip_is_unpacked_once_to_be_listed(record, folder, make, monkeypatch):
-    """Not for each of its files without a suffix, which are DICOM if their content says so."""
-    make.dicom(folder / "IM", make.picture(0), SeriesInstanceUID="1.2.3")
-    inner, opened = BytesIO(), Counter()
-    with zipfile.ZipFile(inner, "w") as archive:
-        for number in range(5):
-            archive.write(folder / "IM", f"set/IM{number}")
+@pytest.fixture
+def opened():
+    """How often each file is opened in whatever way, by its name."""
+    counts, counting = Counter(), [True]  # an audit hook cannot be removed
+
+    def count(event, arguments):
+        if counting and event == "open":
+            counts[str(arguments[0]).rpartition("/")[2]] += 1
+
+    sys.addaudithook(count)
+    yield counts
+    counting.clear()
+
+
+def write_archive(path, members, method=zipfile.ZIP_DEFLATED):
+    """A ZIP or TAR by its name; in `nested.zip` they are in a ZIP inside it."""
+    if path.name == "nested.zip":
+        inner = path.with_name("inner.zip")
+        write_archive(inner, members)
+        members = {"inner.zip": inner.read_bytes()}
+        inner.unlink()
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", method) as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+        return
+    with tarfile.open(path, "w" if path.suffix == ".tar" else f"w:{path.suffix[1:]}") as archive:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, BytesIO(data))
+
+
+@pytest.mark.parametrize("kind", ["image", "dicom_series"])
+@pytest.mark.parametrize("name", ["a.zip", "nested.zip", "a.tar", "a.tar.gz", "a.tar.xz"])
+def test_an_archive_is_opened_and_unpacked_once_to_be_planned(record, folder, make, monkeypatch, opened, name, kind):
+    """For its stamp, its members, its series, the ZIP inside it, and files without a suffix, which may be DICOM."""
+    slices = {}
+    for number in range(5):
+        make.dicom(folder / "IM", make.picture(number), SeriesInstanceUID="1.2.3", InstanceNumber=number)
+        slices[f"set/IM{number}"] = (folder / "IM").read_bytes()
     (folder / "IM").unlink()
-    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
-        archive.writestr("inner.zip", inner.getvalue())
-    honest = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *a, **more: opened.update([path.name]) or honest(path, *a, **more))
-    outcome = found(record(items=["**/*.dcm"]), folder.parent)
-    assert outcome == {f"mine/all.zip!inner.zip!set/IM{number}": None for number in range(5)}
-    assert opened["all.zip"] == 2  # its directory, and the ZIP inside it
+    write_archive(folder / name, slices)
+    honest, read = plan_archives.content_of, Counter()
+    monkeypatch.setattr(
+        plan_archives, "content_of", lambda archive, member: read.update([member.name]) or honest(archive, member)
+    )
+    opened.clear()
+    items = list(list_items(record(items=[{"pattern": "**/*.dcm", "kind": kind}]), folder.parent))
+    assert opened[name] == 1 and set(read.values()) <= {1}
+    inner = "inner.zip!" if name == "nested.zip" else ""
+    listed = [part.name for item in items for part in item.members] or [item.member for item in items]
+    assert sorted(listed) == [inner + one for one in slices]
+    assert all(item.excluded is None for item in items)
+
+
+@pytest.mark.parametrize("name", ["stored.zip", "a.zip", "nested.zip", "a.tar"])
+def test_only_the_start_of_a_file_without_a_suffix_is_read(record, folder, name):
+    """So it is an input if its start says so, even if the rest is damaged: the build reports that."""
+    data = bytes(128) + b"DICM" + random.Random(0).randbytes(3 << 20)
+    write_archive(
+        folder / name, {"set/IM": data}, zipfile.ZIP_STORED if name == "stored.zip" else zipfile.ZIP_DEFLATED
+    )
+    if name != "nested.zip":  # the ZIP inside it is read as a whole
+        content = bytearray((folder / name).read_bytes())
+        content[2 << 20] ^= 1
+        (folder / name).write_bytes(content)
+    source = record(items=["**/*.dcm"])
+    tracemalloc.start()
+    outcome = found(source, folder.parent)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert list(outcome.values()) == [None]
+    assert peak < (1 << 20) or name == "nested.zip"
+
+
+def test_a_zip_inside_a_zip_with_slices_only_is_not_called_empty(record, folder, make):
+    make.dicom(folder / "IM", make.picture(0), SeriesInstanceUID="1.2.3")
+    write_archive(folder / "nested.zip", {"IM.dcm": (folder / "IM").read_bytes()})
+    (folder / "IM").unlink()
+    source = record(items=[{"pattern": "**/*.dcm", "kind": "dicom_series"}])
+    assert found(source, folder.parent) == {"mine/nested.zip!0": None}
 
 
 def test_a_zip_inside_a_zip_is_a_folder_too(record, folder):
@@ -487,6 +556,20 @@ def test_zip_listing_agrees_with_zipfile(tmp_path, members, wide, prefix):
     ]
     data = path.read_bytes()
     assert all(data[member.offset : member.offset + 4] == b"PK\3\4" for member in listed)
+
+
+def test_a_long_directory_is_walked_in_blocks(tmp_path, monkeypatch):
+    """Even if the archive is read elsewhere between two members."""
+    monkeypatch.setattr(zip_directory, "_BLOCK", 200_000)
+    names = [f"{number:0100d}.png" for number in range(3000)]
+    write_archive(tmp_path / "x.zip", {name: name.encode() for name in names}, zipfile.ZIP_STORED)
+    with archives.Archive(tmp_path / "x.zip") as archive:
+        digest = archive.digest()
+        for name, member in zip(names, archive.members(), strict=True):
+            assert member.name == name and content_of(archive, member) == name.encode()
+    monkeypatch.undo()
+    with archives.Archive(tmp_path / "x.zip") as archive:
+        assert archive.digest() == digest
 
 
 def test_broken_archives_never_raise_anything_unexpected(record, folder):
