@@ -55,7 +55,8 @@ class ArchiveItems:
 
     def _member(self, archive: Archive, member: Member) -> Iterator[Item]:
         """The item of a member of `archive`; a slice of a series is kept instead."""
-        name = member.name.rpartition("/")[2]
+        own = member.name if member.outer is None else member.name.removeprefix(f"{member.outer.name}!")
+        name = own.rpartition("/")[2]
         if member.problem is None and member.outer is None and archive.is_zip and is_zip(name):
             yield from self._nested(member)
             return
@@ -69,9 +70,8 @@ class ArchiveItems:
             printable = member.name.encode("unicode_escape").decode("ascii")
             yield self._maker.excluded(self._place, problem, "archive", printable)
             return
-        inside = f"{self._place}/{member.name.removeprefix('./')}"  # for patterns an archive is a folder
-        if member.outer is not None:
-            inside = f"{self._place}/{member.outer.name}/{member.name.removeprefix(member.outer.name + '!')}"
+        folder = self._place if member.outer is None else f"{self._place}/{member.outer.name}"
+        inside = f"{folder}/{own.removeprefix('./')}"  # for patterns an archive is a folder
         rule = self._selection.rule(inside)
         if rule is None and has_no_suffix(name) and is_dicom(start_of(archive, member)):
             inside = f"{inside}.dcm"  # the same as for a loose file

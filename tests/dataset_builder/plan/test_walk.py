@@ -338,7 +338,7 @@ def test_an_archive_is_opened_and_unpacked_once_to_be_planned(record, folder, ma
     slices = {}
     for number in range(5):
         make.dicom(folder / "IM", make.picture(number), SeriesInstanceUID="1.2.3", InstanceNumber=number)
-        slices[f"set/IM{number}"] = (folder / "IM").read_bytes()
+        slices[f"set/IM{number}" if number else "IM"] = (folder / "IM").read_bytes()
     (folder / "IM").unlink()
     write_archive(folder / name, slices)
     honest, read = plan_archives.content_of, Counter()
@@ -350,7 +350,7 @@ def test_an_archive_is_opened_and_unpacked_once_to_be_planned(record, folder, ma
     assert opened[name] == 1 and set(read.values()) <= {1}
     inner = "inner.zip!" if name == "nested.zip" else ""
     listed = [part.name for item in items for part in item.members] or [item.member for item in items]
-    assert sorted(listed) == [inner + one for one in slices]
+    assert set(listed) == {inner + one for one in slices}
     assert all(item.excluded is None for item in items)
 
 
