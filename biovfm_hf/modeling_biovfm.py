@@ -255,7 +255,7 @@ class BioVFMLayerScale(nn.Module):
 
     def __init__(self, config: BioVFMConfig) -> None:
         super().__init__()
-        self.initial_value = cast(float, config.layerscale_value)
+        self.initial_value = float(cast(float, config.layerscale_value))  # a whole number would make whole weights
         self.gamma = nn.Parameter(torch.full((config.hidden_size,), self.initial_value))
 
     def forward(self, hidden_states: Tensor) -> Tensor:

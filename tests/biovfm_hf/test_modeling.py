@@ -505,3 +505,8 @@ def test_trainer_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path: Pa
 def test_heads_work_where_the_configuration_asks_for_tuples() -> None:
     model = BioVFMForImageClassification(small(num_labels=2, return_dict=False))
     assert model(torch.randn(1, 3, 32, 32))[0].shape == (1, 2)
+
+
+def test_layerscale_may_start_at_a_whole_number() -> None:
+    model = BioVFMModel(small(layerscale_value=1))
+    assert model.layers[0].layer_scale1.gamma.dtype == torch.float32

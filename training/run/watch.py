@@ -116,7 +116,15 @@ def rankme(features: Tensor) -> float:
     """Effective rank of (n, D) features: exp of the entropy of their normalised singular values (arXiv 2210.02885).
 
     It lies between 1 (all features have one direction) and min(n, D).
+
+    Raises:
+        UserError: a feature is not finite.
     """
+    if not features.isfinite().all():
+        raise UserError(
+            "the model's features are no longer finite; with another --out, try a lower optim.base_lr or a longer "
+            "optim.warmup_steps"
+        )
     values = torch.linalg.svdvals(features.double().cpu())
     shares = values / values.sum() + 1e-7
     return float(torch.exp(-(shares * shares.log()).sum()))

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from biovfm_hf import sizes
-from biovfm_hf.architecture import FAMILY_FIELDS, CheckedArchitecture, check_field
+from biovfm_hf.architecture import FAMILY_FIELDS, Architecture, CheckedArchitecture, check_field
 from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.nearest import did_you_mean
 
@@ -41,7 +41,7 @@ def biovfm_config(config: TrainConfig) -> Any:
         made = BioVFMConfig.from_size(config.model.size, family=config.model.family or config.family, **given)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise _refused(config, error) from error
-    _check_channels(made.num_channels, "model")
+    _check_use(config, made, "model")
     return made
 
 
@@ -62,7 +62,7 @@ def check_sizes(config: TrainConfig, section: str = "model") -> None:
                 _check_alone(config, name, given[name], section)
         return
     made = checked_architecture(config, given, section)
-    _check_channels(made.num_channels, section)
+    _check_use(config, made, section)
     check_augment(config.augment, made.patch_size)
 
 
@@ -86,9 +86,17 @@ def _check_alone(config: TrainConfig, name: str, value: Any, section: str) -> No
         raise _refused(config, error, section) from error
 
 
-def _check_channels(count: int, section: str) -> None:
-    if count != _CHANNELS:
-        raise UserError(f"{section}.num_channels is {count}; images are read with {_CHANNELS} channels, so give that")
+def _check_use(config: TrainConfig, made: Architecture, section: str) -> None:
+    """Refuse architectures that exist, but that the images or the objective do not fit."""
+    if made.num_channels != _CHANNELS:
+        raise UserError(
+            f"{section}.num_channels is {made.num_channels}; images are read with {_CHANNELS} channels, so give that"
+        )
+    if config.drops_patches and made.position_embedding_type == "rope":
+        raise UserError(
+            f"{section}: the {config.title} objective leaves patches out, which rotary positions (rope, those of the "
+            f"family dinov3) cannot do; give {section}.position_embedding_type=sincos or learned"
+        )
 
 
 def _check_names(config: TrainConfig, known: Sequence[str], section: str = "model") -> None:

@@ -89,7 +89,7 @@ class AugmentConfig:
     grayscale_p: Share = 0.2
     blur_p: Annotated[tuple[float, float, float], Range(0, 1)] = (0.0, 0.9, 0.5)
     blur_sigma: Annotated[tuple[float, float], Range(1e-6, ordered=True)] = (0.1, 2.0)
-    blur_kernel: Positive = 9
+    blur_kernel: Annotated[int, Range(1, 999)] = 9
     solarize_p: Annotated[tuple[float, float, float], Range(0, 1)] = (0.0, 0.2, 0.0)
     solarize_threshold: Annotated[int, Range(0, 256)] = 128
     mean: Annotated[tuple[float, float, float], Range()] = IMAGENET_MEAN

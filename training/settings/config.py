@@ -213,6 +213,7 @@ class TrainConfig:
         source: its paper, for a card's citation.
         family: of `BioVFMConfig.from_size`, whose architecture it trains.
         model_fields: further fields of `BioVFMConfig` that it needs.
+        drops_patches: whether its encoder sees only some patches, which rotary positions cannot do.
         crops: global crops that it takes of an image.
         local_crops: whether it takes local ones too.
         smallest_batch: images that one forward pass needs at least.
@@ -228,6 +229,7 @@ class TrainConfig:
     source: ClassVar[str] = ""
     family: ClassVar[str] = "dinov2"
     model_fields: ClassVar[dict[str, Any]] = {}
+    drops_patches: ClassVar[bool] = False
     crops: ClassVar[int] = 1
     local_crops: ClassVar[bool] = False
     smallest_batch: ClassVar[int] = 1

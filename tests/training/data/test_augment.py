@@ -196,7 +196,7 @@ def test_packing_repeats_grey_and_keeps_colour() -> None:
         ({"global_scale": [0.5, 0.2]}, "the smaller number comes first"),
         ({"jitter_p": 1.5}, "it must be from 0 to 1"),
         ({"blur_kernel": 8}, "blur_kernel 8 is not odd and positive"),
-        ({"blur_kernel": -3}, "augment.blur_kernel is -3; it must be at least 1"),
+        ({"blur_kernel": -3}, "augment.blur_kernel is -3; it must be from 1 to 999"),
         ({"brightness": -2}, "brightness is -2.0; it must be at least 0"),
         ({"std": [0, 0, 0]}, "augment.std is"),
     ],

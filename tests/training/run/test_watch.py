@@ -32,6 +32,8 @@ def test_rankme_counts_dimensions() -> None:
     orthogonal = torch.linalg.qr(torch.randn(64, 12))[0]
     assert rankme(orthogonal) == pytest.approx(12, rel=1e-3)
     assert rankme(torch.outer(torch.randn(64), torch.randn(12))) == pytest.approx(1, abs=1e-3)
+    with pytest.raises(UserError, match=r"no longer finite; .* lower optim\.base_lr"):
+        rankme(orthogonal / 0)
 
 
 def test_knn_finds_clusters_and_weighs_classes_equally() -> None:

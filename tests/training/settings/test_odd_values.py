@@ -77,6 +77,13 @@ def test_an_odd_value_is_taken_or_refused_in_a_line(place: tuple[str, str], valu
         ("model.mlp_ratio", float("nan"), "mlp_ratio is nan; it must be finite"),
         ("model.num_channels", 1, "num_channels is 1; images are read with 3 channels"),
         ("model.hidden_act", "gelo", "hidden_act is 'gelo'; it must be one of gelu, "),
+        (
+            "model.position_embedding_type",
+            "rope",
+            "leaves patches out, which rotary positions .* cannot do; give model",
+        ),
+        ("model.family", "dinov3", "leaves patches out, which rotary positions"),
+        ("augment.blur_kernel", 1001, r"augment\.blur_kernel is 1001; it must be from 1 to 999"),
         ("seed", _HUGE, "seed is 100000000000000000000; it must be from 0 to"),
         ("steps", _HUGE, "steps is 100000000000000000000; it must be at most 2147483647"),
         ("steps", 10**400, "it must be at most 2147483647"),

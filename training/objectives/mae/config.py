@@ -28,6 +28,7 @@ class MAETrainConfig(TrainConfig):
     summary: ClassVar[str] = "masked autoencoding: the pixels of hidden patches are predicted from the visible ones"
     source: ClassVar[str] = "MAE (arXiv 2111.06377)"
     family: ClassVar[str] = "mae"
+    drops_patches: ClassVar[bool] = True
 
     method: str = "mae"
     steps: Positive = 249_600
