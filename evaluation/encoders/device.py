@@ -27,9 +27,9 @@ def device_word(word: Any) -> str:
     Raises:
         ValueError: no kind of device on which an encoder can run.
     """
-    if not isinstance(word, str) or not _DEVICE.fullmatch(word):
-        raise ValueError(f"{word!r}: not a kind of device that runs models; give cpu, cuda or cuda:N")
-    return word
+    if not _DEVICE.fullmatch(str(word)):  # a torch.device writes itself as its word
+        raise ValueError(f"{str(word)!r}: not a kind of device that runs models; give cpu, cuda or cuda:N")
+    return str(word)
 
 
 def default_device() -> str:

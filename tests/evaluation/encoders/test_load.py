@@ -282,6 +282,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path, tiny_model):
         load_encoder("./nowhere/at/all")
     with pytest.raises(UserError, match="not a kind of device"):
         load_encoder(str(tiny_model), "gpu")
+    assert load_encoder(str(tiny_model), torch.device("cpu")).device == torch.device("cpu")
     with pytest.raises(UserError, match="torch sees"):
         load_encoder(str(tiny_model), "cuda:99")
     with pytest.raises(UserError, match="BiomedGPT-Base-Pretrained"):
