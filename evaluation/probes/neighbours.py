@@ -19,10 +19,11 @@ GIVEN = 256  # queries whose neighbours are yielded at a time
 CACHED = 64  # vectors brought to length 1 at a time
 SAMPLE = 4096  # rows whose mean all vectors are taken from
 SPARE = 48  # candidates besides two for each neighbour
-MANY = 1024  # queries from which on it pays to round the support to bfloat16
+MANY = 2048  # queries from which on it pays to round the support to bfloat16
 FEW = 1 / 128  # share of the support that candidates may be at most
-TRIAL = 64  # queries by which it is seen whether bfloat16 is of use
-SURE = 0.5  # share of sure queries from which on it is
+TRIAL = 64  # queries by which it is seen, on every `THIN`th row of the support, whether bfloat16 is of use
+THIN = 8
+SURE = 0.85  # share of sure queries from which on it is
 
 
 def unit_centre(features: np.ndarray) -> np.ndarray:
@@ -77,8 +78,8 @@ def nearest(queries: np.ndarray, support: np.ndarray, count: int, skip_self: boo
     centre near the support's mean. With `skip_self` the queries are the support itself, and no case is its own
     neighbour.
 
-    A large search on a processor with bfloat16 finds `Candidates` first, in about half the time. Queries for which
-    these do not surely include the nearest are searched in float32.
+    A large search on a processor with bfloat16 finds `Candidates` first, if in a trial these surely include the
+    nearest for most queries: not where vectors lie in tight clusters. Other queries are searched in float32.
     """
     import torch
 
@@ -115,11 +116,13 @@ def _some(queries: np.ndarray, rows: slice, skip_self: bool) -> tuple["Tensor", 
 def _useful_candidates(
     queries: np.ndarray, support: np.ndarray, count: int, skip_self: bool, boards: local
 ) -> Candidates | None:
-    """What finds candidates, if that pays: for a large search, where `TRIAL` queries show that most are sure."""
+    """What finds candidates, if that pays: for a large search in which most queries of a trial are sure."""
+    import torch
+
     number = 2 * count + SPARE
     if len(queries) < MANY or number > FEW * len(support) or not has_bfloat16():
         return None
-    candidates = Candidates(support, number)
     part, own = _some(queries, slice(None, None, -(-len(queries) // TRIAL)), skip_self)
-    sure = candidates.nearest(part, count, own, boards)[2]
-    return candidates if sure.float().mean() >= SURE else None
+    few = Candidates(support[::THIN], -(-number // THIN))
+    sure = few.nearest(part, -(-count // THIN), torch.full_like(own, -1), boards)[2]
+    return Candidates(support, number) if sure.float().mean() >= SURE else None

@@ -29,7 +29,7 @@ def test_neighbours_are_those_of_exact_cosines(seed, spread, skip_self, count, b
     queries = features if skip_self else (middle + spread * rng.normal(size=(7, 8))).astype(np.float32)
     centre = unit_centre(features)
     support = unit_offsets(features, centre)
-    small = {"BLOCK": 128, "MANY": 1, "FEW": 1, "TRIAL": 5, "has_bfloat16": lambda: bfloat16}
+    small = {"BLOCK": 128, "MANY": 1, "FEW": 1, "TRIAL": 5, "THIN": 2, "has_bfloat16": lambda: bfloat16}
     with patch.object(products, "TILE", 192), patch.multiple(neighbours, **small):
         blocks = list(nearest(unit_offsets(queries, centre), support, 5, skip_self))
     similarity, rows = (torch.cat(parts) for parts in zip(*blocks, strict=True))
@@ -102,3 +102,18 @@ def test_products_in_bfloat16_err_by_no_more_than_the_bound(seed, width, spread)
     told = (rounded @ found.rounded.T).double()
     room = candidates.ROUNDING * told.abs() + found._bound(lengths, errors)[:, None]
     assert ((told - exact).abs() <= room).all()
+
+
+@pytest.mark.parametrize(("make", "used"), [(spread_out, True), (in_clusters, False)])
+def test_a_trial_shows_whether_candidates_are_of_use(make, used, monkeypatch):
+    rng = np.random.default_rng(0)
+    support, queries = make(rng, 8000), make(rng, neighbours.MANY)
+    centre = unit_centre(support)
+    asked = []
+    monkeypatch.setattr(neighbours, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(
+        Candidates, "nearest", lambda self, *a, own=Candidates.nearest: asked.append(1) or own(self, *a)
+    )
+    found = list(nearest(unit_offsets(queries, centre), unit_offsets(support, centre), 5))
+    assert sum(len(rows) for _, rows in found) == len(queries)
+    assert len(asked) == 1 + used * neighbours.MANY // neighbours.BLOCK
