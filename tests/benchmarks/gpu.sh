@@ -27,19 +27,25 @@ for part in $parts; do
     name=${part%:*} end=$((end + ${part#*:} * (1 + 9 * $#)))  # a dry run may take ten times as long
     limit=$((end > SECONDS ? end - SECONDS : 1))
     {   # KILL, and to the whole group: a process that waits for a GPU may heed nothing else
-        timeout --signal=KILL "$limit" "${PYTHON:-python3}" tests/benchmarks/gpu.py "$name" "$@" >"$logs/$name.out" &
+        timeout --signal=KILL "$limit" "${PYTHON:-python3}" tests/benchmarks/gpu.py "$name" "$@" \
+            >"$logs/$name.out" 2>"$logs/$name.err" &
         wait $!
-    } 2>"$logs/$name.err"
+    } 2>/dev/null # bash's own notice of a killed process
     status=$?
     if [ "$status" = 3 ]; then  # no GPU: no part can run
         cat "$logs/$name.err" >&2
         exit 1
     fi
-    row=$(grep '^|' "$logs/$name.out" | tail -n 1)
+    row=$(grep '^|' "$logs/$name.out" | tail -n 1) why=""
     if [ "$status" != 0 ]; then
-        failed+=" $name"
         why="failed with status $status: $(grep . "$logs/$name.err" | tail -n 1 | cut -c 1-200 | tr '|' '/')"
-        [ "$SECONDS" -ge "$end" ] && why="stopped after $limit s" row=${row:+"${row% |}; stopped after $limit s |"}
+        [ "$SECONDS" -ge "$end" ] && why="stopped after $limit s"
+    elif [ -z "$row" ]; then
+        why="ended without a row"
+    fi
+    if [ -n "$why" ]; then
+        failed+=" $name"
+        [[ "$row" = *"failed: "* ]] || row=${row:+"${row% |}; $why |"}  # else the part itself says why
     fi
     echo "${row:-| $name | | | | | | | $why |}"
 done

@@ -76,13 +76,18 @@ def test_the_parts_take_less_than_eight_minutes_together() -> None:
 
 
 def test_a_part_that_fails_costs_its_row_alone(tmp_path: Path) -> None:
-    """One says why itself, one ends before it can."""
+    """One says why itself, one ends before it can, one after its row, one is killed, and one says nothing."""
     interpreter = stub(tmp_path, 'mae) echo "no memory | at all" >&2; echo >&2; exit 1;;',
-                       'embed) echo "| embed | | | | | | | failed: of that |"; echo hint >&2; exit 1;;')  # fmt: skip
+                       'embed) echo "| embed | | | | | | | failed: of that |"; echo hint >&2; exit 1;;',
+                       'largest) echo "| largest | 1.0 | | | | | | 64 fit |"; echo no driver >&2; exit 7;;',
+                       'fsdp2) echo last words >&2; kill -9 $$;;', 'packed) exit 0;;')  # fmt: skip
     done = run(tmp_path, "--dry-run", interpreter=interpreter)
     table = rows(done.stdout)
     assert done.returncode == 1 and list(table) == list(LIMITS) and table["dino"][0] == "1.0"
     assert table["mae"][-1] == "failed with status 1: no memory / at all" and table["embed"][-1] == "failed: of that"
+    assert table["largest"][0] == "1.0" and table["largest"][-1] == "64 fit; failed with status 7: no driver"
+    assert table["fsdp2"][-1] == "failed with status 137: last words"
+    assert table["packed"][-1] == "ended without a row" and "--- packed ---" in done.stderr
     logs = Path(re.search("stderr of all parts: (.*)", done.stderr)[1])
     assert (logs / "embed.err").read_text() == "hint\n" and "--- mae ---\nno memory | at all" in done.stderr
 
