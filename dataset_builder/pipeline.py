@@ -17,6 +17,7 @@ from .dataset.card import SCALING_SOURCES, write_card
 from .dataset.check import faults
 from .dataset.finish import (
     finish_shard,
+    finished_summary,
     places_path,
     redo_without_thumbnails,
     remove_damaged,
@@ -31,8 +32,9 @@ from .dataset.output_folder import check_output, hold
 from .limits import CHANGED, UNREADABLE
 from .options import BuildOptions
 from .plan.making import changed_sources, make_plan, secret_of
-from .plan.plan import WORK, Plan, Unit, differing, load_plan, remove_earlier
+from .plan.plan import WORK, Plan, Unit, differing, load_plan, remove_earlier, remove_parts
 from .plan.privacy import privacy_of, shown_paths
+from .plan.state import read_state
 from .schema import KEPT
 from .screening.candidates import load_candidates
 from .screening.duplicates import decide, decided_inputs, save_decisions
@@ -100,8 +102,8 @@ def _benchmarks(options: BuildOptions) -> tuple[list[list[str]], Benchmarks | No
     if options.num_shards is not None:
         return [], None
     identified = identities(files)
-    complete = _read_json(options.out / WORK / "complete.json") or {}
-    known = complete.get("inputs", {}).get("benchmarks") == identified
+    complete = _complete(options.out)
+    known = complete is not None and complete["inputs"].get("benchmarks") == identified
     return identified, None if known else read_benchmarks(files)
 
 
@@ -123,9 +125,11 @@ def _planned(options: BuildOptions, raw: Path, sources: list[Source]) -> Plan:
         raise UserError(
             f"{options.out}: holds a build with {', '.join(changed)}; choose another --out, or remove that folder"
         )
-    lost = not plan.items_path.is_file()
+    lost = not plan.has_items()
     if lost and options.num_shards is not None:
-        raise UserError(f"{plan.items_path}: is missing; list the sources again with --plan-only, then run the jobs")
+        raise UserError(
+            f"{plan.items_path}: is missing or damaged; list the sources again with --plan-only, then run the jobs"
+        )
     if options.retry_failed or lost:
         print(listing, flush=True)
         plan, taken = plan_again(plan, sources, raw)
@@ -174,18 +178,17 @@ def _build(
     identified: list[list[str]],
     benchmarks: Benchmarks | None,
 ) -> dict[str, Any]:
-    complete = plan.work / "complete.json"
-    before = _read_json(complete) or {}
-    damaged = remove_damaged(plan, before.get("files", {}))
+    before = _complete(plan.out)
+    damaged = remove_damaged(plan, before["files"] if before else {})
     if damaged:
         print(f"{len(damaged)} files are missing or of the wrong size, among them {damaged[0]}: made again")
     elif before and (lost := plan.unfinished()):
         print(f"the work of {len(lost)} shards in {plan.work} is missing or damaged: made again")
-    elif before.get("inputs") == _inputs(plan, identified):
+    elif before and before["inputs"] == _inputs(plan, identified) and (summary := finished_summary(plan)):
         print("nothing is left to do")
-        summary = _read_json(plan.out / "build.json")
         _report(plan, summary)
         return summary
+    complete = plan.work / "complete.json"
     complete.unlink(missing_ok=True)
     threads = max(1, options.resources.workers)
     with ENGINES[options.engine].opened(options.resources) as resources:
@@ -206,6 +209,7 @@ def _build(
     write_card(plan, summary, counts.files)
     remove_leftovers(plan.out)
     remove_earlier(plan)
+    remove_parts(plan)
     write_text(complete, json.dumps({"inputs": inputs, "files": written_files(plan)}))
     _report(plan, summary)
     return summary
@@ -327,8 +331,6 @@ def _overlaps(plan: Plan) -> list[dict[str, Any]]:
     return [overlap for _, facts in sorted(plan.sources.items()) for overlap in facts["overlaps"]]
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
+def _complete(out: Path) -> dict[str, Any] | None:
+    """What a finished build was made from, and its files; None if no build is finished."""
+    return read_state(out / WORK / "complete.json", {"inputs": dict, "files": dict})

@@ -18,6 +18,7 @@ from biovfm_hf.writing.files import atomic_path, linked, write_text
 
 from ..plan.plan import Plan, Unit, load_plan
 from ..plan.privacy import privacy_of
+from ..plan.state import read_state
 from ..schema import CANDIDATES, KEPT, ROW_GROUP, GroupWriter, row_writer
 from ..screening.candidates import groups
 from ..screening.duplicates import load_drops, load_sample, remove_decisions
@@ -180,6 +181,12 @@ def _as_written(plan: Plan, number: int) -> bool:
 
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
+
+
+def finished_summary(plan: Plan) -> dict[str, Any] | None:
+    """The content of `build.json`; None if it is missing or damaged."""
+    fields = {"considered": int, "kept": int, "outcomes": dict, "skipped": dict, "sources": dict}
+    return read_state(plan.out / "build.json", fields)
 
 
 def write_summary(plan: Plan, counts: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

@@ -17,14 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biovfm_hf.errors import UserError
+from biovfm_hf.errors import UserError, one_line
 from biovfm_hf.writing.files import write_text
 
 from ..item import Item
 from .items import items_of
+from .state import is_arrow_file, read_state, row_groups
 
 WORK = ".build"
 VERSION = 8
+_STATISTICS = {"items": int, "outcomes": dict, "pictures": int, "kept": int, "bytes": int, "rows_sha256": str}
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,10 @@ class Plan:
         """The table of all inputs; each listing has its own. Without it the sources are listed again."""
         return self.work / (f"items-{self.listing}.parquet" if self.listing else "items.parquet")
 
+    def has_items(self) -> bool:
+        """Whether the table of all inputs is there and holds every shard."""
+        return row_groups(self.items_path) == len(self.shards)
+
     def _file(self, number: int) -> str:
         return f"{self.shards[number].file:06d}"
 
@@ -151,9 +157,8 @@ class Plan:
 
         Thumbnails may be missing: only a new screening needs them (`has_thumbnails`).
         """
-        try:
-            content: dict[str, Any] = json.loads(self.stats_path(number).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        content = read_state(self.stats_path(number), _STATISTICS)
+        if content is None or not isinstance(content.get("sizes", {}), dict):  # earlier versions noted no sizes
             return None
         whole = all(self._is_whole_file(content, number, name) for name in ("rows", "candidates"))
         return content if whole else None
@@ -168,7 +173,7 @@ class Plan:
             size = path.stat().st_size
         except FileNotFoundError:
             return False
-        return bool(statistics.get("sizes", {}).get(name, size) == size)  # earlier versions noted no sizes
+        return bool(statistics.get("sizes", {}).get(name, size) == size)
 
     def digest(self) -> str:
         """A digest of what all shards hold, in order; another one after each change."""
@@ -180,13 +185,16 @@ class Plan:
         return self.work / "shards" / f"{self._file(unit.shard)}.{unit.start:06d}-{unit.stop:06d}.arrow"
 
     def parts(self, number: int | None = None) -> dict[int, list[Unit]]:
-        """Number of each shard (or only this one) with finished parts -> those parts, in the order of their inputs."""
+        """Number of each shard (or only this one) with finished parts -> those parts, in the order of their inputs.
+
+        Damaged parts are left out, so that their inputs are read again.
+        """
         parts: dict[int, list[Unit]] = {}
         own = "[0-9]*" if number is None else self._file(number)
         shards = {shard.file: shard_number for shard_number, shard in enumerate(self.shards)}
         for path in sorted((self.work / "shards").glob(f"{own}.*-*.arrow")):
             file, start, stop = map(int, re.split("[.-]", path.stem))
-            if file in shards:
+            if file in shards and is_arrow_file(path):
                 parts.setdefault(shards[file], []).append(Unit(shards[file], start, stop))
         return parts
 
@@ -208,10 +216,8 @@ class Plan:
 
     def marks(self, number: int) -> dict[int, str]:
         """Input number in the shard -> why it must not be opened again."""
-        try:
-            return {int(k): v for k, v in json.loads(self.marks_path(number).read_text(encoding="utf-8")).items()}
-        except (FileNotFoundError, ValueError):
-            return {}
+        marks = read_state(self.marks_path(number), {}) or {}
+        return {int(item): reason for item, reason in marks.items() if item.isdecimal() and isinstance(reason, str)}
 
     def mark(self, number: int, item: int, reason: str) -> None:
         """Note that an input must not be opened again."""
@@ -232,7 +238,12 @@ class Plan:
 
     def _inputs(self, unit: Unit) -> pa.Table:
         path = self.items_path
-        table = _row_group(path, path.stat().st_mtime_ns, unit.shard)
+        try:
+            table = _row_group(path, path.stat().st_mtime_ns, unit.shard)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(
+                f"{path}: cannot be read ({one_line(error)}); remove it, and the same command lists the sources again"
+            ) from error
         return table.slice(unit.start, unit.stop - unit.start)
 
     def outcomes(self) -> dict[str, int]:
@@ -273,15 +284,18 @@ def load_plan(out: Path) -> Plan:
 @lru_cache(maxsize=2)
 def _parsed(out: Path, _changed: int) -> Plan:
     path = out / WORK / "plan.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["version"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is damaged, so the build cannot continue; choose another --out") from error
-    if version != VERSION:
+    content = read_state(path, {"version": int})
+    if content is not None and content["version"] != VERSION:
         raise UserError(
             f"{out}: was planned by another version of biovfm; continue with that version, or choose another --out"
         )
+    try:
+        return _plan_of(out, content or {})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is damaged, so the build cannot continue; choose another --out") from error
+
+
+def _plan_of(out: Path, content: dict[str, Any]) -> Plan:
     options = {**content["options"], "views": tuple(content["options"]["views"])}
     return Plan(
         out=out,
@@ -307,6 +321,12 @@ def remove_earlier(plan: Plan) -> None:
     for path in plan.work.glob("items*.parquet"):
         if path != plan.items_path:
             path.unlink()
+
+
+def remove_parts(plan: Plan) -> None:
+    """Remove all parts of shards; once every shard is done, only damaged or late ones are left."""
+    for path in (plan.work / "shards").glob("[0-9]*.arrow"):
+        path.unlink()
 
 
 def differing(planned: Options, now: Options) -> list[str]:

@@ -36,7 +36,7 @@ def plan_again(plan: Plan, sources: Iterable[Source], raw: Path) -> tuple[Plan, 
 def _with_files(new: Plan, old: Plan) -> tuple[Plan, int]:
     """The new plan, in which shards that stay have their files of the old one; and how many these are."""
     finished = {shard.name: number for number, shard in enumerate(old.shards) if _done(old, number)}
-    if not old.items_path.is_file():  # it is lost, and with it what the shards were made from
+    if not old.has_items():  # they are lost, and with them what the shards were made from
         finished = {}
     free = count(1 + max(shard.file for shard in old.shards))
     files: list[int] = []

@@ -30,6 +30,7 @@ from ..plan.costs import streamed
 from ..plan.plan import Plan, Unit, load_plan
 from ..plan.privacy import locator, privacy_of, stored_path
 from ..plan.stamps import stamp_of
+from ..plan.state import is_arrow_file
 from ..progress import ProgressFile
 from ..readers import members
 from ..schema import CANDIDATES, KEPT, LINE_GROUP, PARTS, ROW_GROUP, GroupWriter, line_writer, row_writer, rows_of
@@ -66,7 +67,7 @@ def build_unit(
         batches = _batches(Reader(plan, Path(raw), unit, seconds, rules), tally, progress)
         if plan.is_whole(unit):
             _write_shard(plan, unit.shard, batches, tally)
-        elif not plan.part_path(unit).is_file():
+        elif not is_arrow_file(plan.part_path(unit)):
             _write_part(plan.part_path(unit), batches)
     return {"shard": unit.shard, "items": unit.stop - unit.start, **vars(tally)}
 

@@ -9,6 +9,8 @@ import pytest
 from biovfm_hf.errors import UserError
 from dataset_builder.build import build
 from dataset_builder.dataset.check import faults
+from dataset_builder.plan.plan import Unit, load_plan
+from dataset_builder.shards.shard import build_unit
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -71,9 +73,71 @@ def test_every_lost_state_of_the_work_folder_is_made_again(again, tmp_path):
     assert (work / "places.parquet").exists() and (work / "complete.json").exists()
 
 
+def reshaped(path: Path) -> None:
+    path.write_text("[]")
+
+
+def misread(path: Path) -> None:
+    path.write_text('{"inputs": 3, "files": {}, "outcomes": {}, "sizes": 3}')
+
+
+@pytest.mark.parametrize("damage", [reshaped, misread])
+def test_every_state_of_another_shape_is_made_again(again, tmp_path, damage):
+    work, before = tmp_path / "out" / ".build", tree(tmp_path / "out")
+    (work / "marks").mkdir(exist_ok=True)
+    for name in ("complete.json", "shards/000001.json", "marks/000001.json"):
+        damage(work / name)
+        again()
+        assert (tree(tmp_path / "out"), faults(tmp_path / "out")[1]) == (before, []), name
+
+
+@pytest.mark.parametrize("content", ["[]", '{"version": 8}', '{"version": 8, "options": [], "shards": 3}'])
+def test_a_plan_of_another_shape_is_named(again, tmp_path, content):
+    (tmp_path / "out" / ".build" / "plan.json").write_text(content)
+    with pytest.raises(UserError, match=r"plan\.json is damaged, so the build cannot continue; choose another --out"):
+        again()
+
+
+@pytest.mark.parametrize("damage", [emptied, cut])
+def test_a_damaged_table_of_inputs_is_made_again(again, tmp_path, damage):
+    work, before = tmp_path / "out" / ".build", tree(tmp_path / "out")
+    damage(work / "items.parquet")
+    (work / "shards" / "000002.parquet").unlink()
+    again()
+    assert (tree(tmp_path / "out"), faults(tmp_path / "out")[1]) == (before, [])
+
+
+def test_inputs_that_cannot_be_read_are_named(again, tmp_path):
+    path = tmp_path / "out" / ".build" / "items.parquet"
+    with path.open("r+b") as file:
+        file.seek(4)
+        file.write(b"?" * 64)
+    (tmp_path / "out" / ".build" / "shards" / "000000.parquet").unlink()
+    with pytest.raises(UserError, match=r"items\.parquet: cannot be read .*; remove it, and the same command lists"):
+        again()
+    path.unlink()
+    again()
+    assert not faults(tmp_path / "out")[1]
+
+
+@pytest.mark.parametrize("damage", [emptied, cut])
+def test_a_damaged_part_of_a_shard_is_read_again(again, tmp_path, damage):
+    out, before = tmp_path / "out", tree(tmp_path / "out")
+    plan = load_plan(out)
+    plan.stats_path(1).unlink()
+    for unit in (Unit(1, 0, 2), Unit(1, 2, 3)):
+        build_unit(str(out), str(tmp_path / "raw"), unit)
+    damage(plan.part_path(Unit(1, 0, 2)))
+    again()
+    assert (tree(out), faults(out)[1]) == (before, [])
+    assert not list((out / ".build" / "shards").glob("*.arrow"))
+
+
 def test_jobs_of_an_array_do_not_all_list_the_sources_again(again, tmp_path):
     (tmp_path / "out" / ".build" / "items.parquet").unlink()
-    with pytest.raises(UserError, match=r"items\.parquet: is missing; list the sources again with --plan-only"):
+    with pytest.raises(
+        UserError, match=r"items\.parquet: is missing or damaged; list the sources again with --plan-only"
+    ):
         again(shard_index=0, num_shards=2)
     again(plan_only=True)
     assert again(shard_index=0, num_shards=1)["shards"] == 3
