@@ -17,6 +17,7 @@ from .dataset.card import SCALING_SOURCES, write_card
 from .dataset.check import faults
 from .dataset.finish import (
     finish_shard,
+    finished_build,
     finished_summary,
     places_path,
     redo_without_thumbnails,
@@ -34,7 +35,7 @@ from .options import BuildOptions
 from .plan.making import changed_sources, make_plan, secret_of
 from .plan.plan import WORK, Plan, Unit, differing, load_plan, remove_earlier, remove_parts
 from .plan.privacy import privacy_of, shown_paths
-from .plan.state import read_state
+from .plan.statistics import Statistics, read_statistics
 from .schema import KEPT
 from .screening.candidates import load_candidates
 from .screening.duplicates import decide, decided_inputs, save_decisions
@@ -83,7 +84,7 @@ def _plan_and_build(options: BuildOptions, raw: Path) -> dict[str, Any]:
             return _planned_work(plan)
         if options.num_shards is None:
             return _build(plan, options, sources, identified, benchmarks)
-        own_shards = [n for n in plan.unfinished() if n % options.num_shards == options.shard_index]
+        own_shards = [n for n in read_statistics(plan).unfinished() if n % options.num_shards == options.shard_index]
         with ENGINES[options.engine].opened(options.resources) as resources:
             _run_shards(plan, options, resources, own_shards)
     print(
@@ -102,7 +103,7 @@ def _benchmarks(options: BuildOptions) -> tuple[list[list[str]], Benchmarks | No
     if options.num_shards is not None:
         return [], None
     identified = identities(files)
-    complete = _complete(options.out)
+    complete = finished_build(options.out)
     known = complete is not None and complete["inputs"].get("benchmarks") == identified
     return identified, None if known else read_benchmarks(files)
 
@@ -178,13 +179,14 @@ def _build(
     identified: list[list[str]],
     benchmarks: Benchmarks | None,
 ) -> dict[str, Any]:
-    before = _complete(plan.out)
+    before = finished_build(plan.out)
     damaged = remove_damaged(plan, before["files"] if before else {})
+    done = read_statistics(plan)
     if damaged:
         print(f"{len(damaged)} files are missing or of the wrong size, among them {damaged[0]}: made again")
-    elif before and (lost := plan.unfinished()):
+    elif before and (lost := done.unfinished()):
         print(f"the work of {len(lost)} shards in {plan.work} is missing or damaged: made again")
-    elif before and before["inputs"] == _inputs(plan, identified) and (summary := finished_summary(plan)):
+    elif before and before["inputs"] == _inputs(done, identified) and (summary := finished_summary(plan)):
         print("nothing is left to do")
         _report(plan, summary)
         return summary
@@ -192,18 +194,15 @@ def _build(
     complete.unlink(missing_ok=True)
     threads = max(1, options.resources.workers)
     with ENGINES[options.engine].opened(options.resources) as resources:
-        plan = _read_all(plan, options, resources, sources, identified)
-        inputs = _inputs(plan, identified)
+        plan, done = _read_all(plan, options, resources, sources, identified, done)
+        inputs = _inputs(done, identified)
         benchmarks = benchmarks or read_benchmarks(options.benchmarks)
         _screen_across(plan, options, inputs, benchmarks, threads)
         for _ in _on_engine(finish_shard, plan, options, resources, list(map(plan.whole, range(len(plan.shards))))):
             pass
     counts = write_manifest(plan, threads)
-    facts = {
-        "benchmark_images": len(benchmarks.hashes),
-        "overlaps": _overlaps(plan),
-        "sampled": write_sample(plan, threads),
-    }
+    sampled = write_sample(plan, threads)
+    facts = {"benchmark_images": len(benchmarks.hashes), "overlaps": _overlaps(plan), "sampled": sampled}
     summary = write_summary(plan, counts.summary(), facts)
     write_places(plan)
     write_card(plan, summary, counts.files)
@@ -216,19 +215,37 @@ def _build(
 
 
 def _read_all(
-    plan: Plan, options: BuildOptions, resources: Resources, sources: list[Source], identified: list[list[str]]
-) -> Plan:
-    """Run the shards that are not done; inputs that changed since they were listed are reported and listed again."""
+    plan: Plan,
+    options: BuildOptions,
+    resources: Resources,
+    sources: list[Source],
+    identified: list[list[str]],
+    done: Statistics,
+) -> tuple[Plan, Statistics]:
+    """Run the shards that are not done; inputs that changed since they were listed are reported and listed again.
+
+    Lost shards are made first: they may be what was decided on, and then no shard needs its thumbnails.
+    """
     for listings in range(1 + _LISTINGS):
-        if decided_inputs(plan) != _inputs(plan, identified):
-            redo_without_thumbnails(plan)
-        _run_shards(plan, options, resources, plan.unfinished())
-        changed = plan.outcomes().get(CHANGED, 0)
+        done = _run_unfinished(plan, options, resources, done)
+        if decided_inputs(plan) != _inputs(done, identified) and (count := redo_without_thumbnails(plan, done)):
+            print(f"{count} shards have no thumbnails, which a new screening needs: made again", flush=True)
+            done = _run_unfinished(plan, options, resources, read_statistics(plan))
+        changed = done.outcomes().get(CHANGED, 0)
         if not changed or listings == _LISTINGS:
             break
         print(f"{changed:,} inputs have changed since they were listed: listing the sources again", flush=True)
         plan, _ = plan_again(plan, sources, Path(plan.raw))
-    return plan
+        done = read_statistics(plan)
+    return plan, done
+
+
+def _run_unfinished(plan: Plan, options: BuildOptions, resources: Resources, done: Statistics) -> Statistics:
+    """Run the shards that are not done; returns the statistics of all."""
+    if not (numbers := done.unfinished()):
+        return done
+    _run_shards(plan, options, resources, numbers)
+    return read_statistics(plan)
 
 
 def _run_shards(plan: Plan, options: BuildOptions, resources: Resources, numbers: list[int]) -> None:
@@ -239,9 +256,8 @@ def _run_shards(plan: Plan, options: BuildOptions, resources: Resources, numbers
         work = partial(build_unit, seconds=options.item_seconds, rules=tuple(RULES))
         for statistics in _on_engine(work, plan, options, resources, units):
             monitor.see(statistics)
-    left = set(plan.unfinished())
-    to_join = [plan.whole(number) for number in numbers if number in left]
-    for _ in _on_engine(join_shard, plan, options, resources, to_join):
+    to_join = read_statistics(plan, numbers).unfinished()
+    for _ in _on_engine(join_shard, plan, options, resources, list(map(plan.whole, to_join))):
         pass
 
 
@@ -270,9 +286,9 @@ def _screen_across(
     save_decisions(plan, candidates, decisions, benchmarks, inputs, threads)
 
 
-def _inputs(plan: Plan, identified: list[list[str]]) -> dict[str, Any]:
+def _inputs(done: Statistics, identified: list[list[str]]) -> dict[str, Any]:
     """What decides on the pictures, by content: the benchmark files and the shards."""
-    return {"benchmarks": identified, "shards": plan.digest()}
+    return {"benchmarks": identified, "shards": done.digest()}
 
 
 def _check(out: Path, workers: int) -> dict[str, Any]:
@@ -329,8 +345,3 @@ def _sources(options: BuildOptions) -> list[Source]:
 def _overlaps(plan: Plan) -> list[dict[str, Any]]:
     """Overlaps with benchmarks, by the records of the sources in the plan."""
     return [overlap for _, facts in sorted(plan.sources.items()) for overlap in facts["overlaps"]]
-
-
-def _complete(out: Path) -> dict[str, Any] | None:
-    """What a finished build was made from, and its files; None if no build is finished."""
-    return read_state(out / WORK / "complete.json", {"inputs": dict, "files": dict})

@@ -16,9 +16,10 @@ from biovfm_hf.cards.provenance import PROVENANCE
 from biovfm_hf.threads import in_order
 from biovfm_hf.writing.files import atomic_path, linked, write_text
 
-from ..plan.plan import Plan, Unit, load_plan
+from ..plan.plan import WORK, Plan, Unit, load_plan
 from ..plan.privacy import privacy_of
 from ..plan.state import read_state
+from ..plan.statistics import THREADS, Statistics
 from ..schema import CANDIDATES, KEPT, ROW_GROUP, GroupWriter, row_writer
 from ..screening.candidates import groups
 from ..screening.duplicates import load_drops, load_sample, remove_decisions
@@ -166,11 +167,14 @@ def remove_damaged(plan: Plan, written: dict[str, int | None]) -> list[str]:
     return damaged
 
 
-def redo_without_thumbnails(plan: Plan) -> None:
-    """Mark shards without thumbnails to be read again; only a new screening needs thumbnails."""
-    for number in range(len(plan.shards)):
-        if not plan.has_thumbnails(number):
-            plan.stats_path(number).unlink(missing_ok=True)
+def redo_without_thumbnails(plan: Plan, done: Statistics) -> int:
+    """Mark shards without thumbnails to be read again, and count them; only a new screening needs thumbnails."""
+    finished = [(number, one) for number, one in zip(done.numbers, done.statistics, strict=True) if one is not None]
+    whole = in_order(lambda shard: plan.has_thumbnails(*shard), finished, THREADS)
+    without = [number for (number, _), has in zip(finished, whole, strict=True) if not has]
+    for number in without:
+        plan.stats_path(number).unlink(missing_ok=True)
+    return len(without)
 
 
 def _as_written(plan: Plan, number: int) -> bool:
@@ -181,6 +185,11 @@ def _as_written(plan: Plan, number: int) -> bool:
 
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
+
+
+def finished_build(out: Path) -> dict[str, Any] | None:
+    """What the dataset in `out` was made from, and its files; None if no build is finished there."""
+    return read_state(out / WORK / "complete.json", {"inputs": dict, "files": dict})
 
 
 def finished_summary(plan: Plan) -> dict[str, Any] | None:

@@ -4,10 +4,8 @@ The plan and the shards' candidates are in `OUT/.build/`, which is private to th
 disk's folders and is not part of the dataset.
 """
 
-import hashlib
 import json
 import re
-from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -163,9 +161,9 @@ class Plan:
         whole = all(self._is_whole_file(content, number, name) for name in ("rows", "candidates"))
         return content if whole else None
 
-    def has_thumbnails(self, number: int) -> bool:
-        """Whether the thumbnails of a shard that is done are complete."""
-        return self._is_whole_file(self.statistics(number) or {}, number, "thumbnails")
+    def has_thumbnails(self, number: int, statistics: dict[str, Any]) -> bool:
+        """Whether the thumbnails of a shard with these statistics are complete."""
+        return self._is_whole_file(statistics, number, "thumbnails")
 
     def _is_whole_file(self, statistics: dict[str, Any], number: int, name: str) -> bool:
         path = self.files(number)[name]
@@ -174,11 +172,6 @@ class Plan:
         except FileNotFoundError:
             return False
         return bool(statistics.get("sizes", {}).get(name, size) == size)
-
-    def digest(self) -> str:
-        """A digest of what all shards hold, in order; another one after each change."""
-        state = [(shard.name, self.statistics(number)) for number, shard in enumerate(self.shards)]
-        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     def part_path(self, unit: Unit) -> Path:
         """Output of a unit that is part of a shard, until the shard is joined."""
@@ -245,17 +238,6 @@ class Plan:
                 f"{path}: cannot be read ({one_line(error)}); remove it, and the same command lists the sources again"
             ) from error
         return table.slice(unit.start, unit.stop - unit.start)
-
-    def outcomes(self) -> dict[str, int]:
-        """Count of each outcome in the shards that are done."""
-        counts: Counter[str] = Counter()
-        for statistics in map(self.statistics, range(len(self.shards))):
-            counts.update(statistics["outcomes"] if statistics else {})
-        return dict(counts)
-
-    def unfinished(self) -> list[int]:
-        """Shards that are not done yet."""
-        return [number for number in range(len(self.shards)) if self.statistics(number) is None]
 
 
 @lru_cache(maxsize=2)

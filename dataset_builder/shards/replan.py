@@ -14,6 +14,7 @@ from ..item import Item
 from ..limits import CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE
 from ..plan.making import listed_plan
 from ..plan.plan import Plan, load_plan, remove_earlier, save_plan
+from ..plan.statistics import read_statistics
 
 FAILURES = {CHANGED, CRASHED, STALLED, TOO_LARGE, UNREADABLE, UNSAFE}
 
@@ -35,7 +36,7 @@ def plan_again(plan: Plan, sources: Iterable[Source], raw: Path) -> tuple[Plan, 
 
 def _with_files(new: Plan, old: Plan) -> tuple[Plan, int]:
     """The new plan, in which shards that stay have their files of the old one; and how many these are."""
-    finished = {shard.name: number for number, shard in enumerate(old.shards) if _done(old, number)}
+    finished = {old.shards[number].name: number for number in _finished(old)}
     if not old.has_items():  # they are lost, and with them what the shards were made from
         finished = {}
     free = count(1 + max(shard.file for shard in old.shards))
@@ -54,7 +55,7 @@ def _listed(plan: Plan, number: int) -> tuple[list[Item], list[str]]:
     return plan.items(plan.whole(number)), plan.stamps(plan.whole(number))
 
 
-def _done(plan: Plan, number: int) -> bool:
-    """Whether a shard is done and none of its inputs failed."""
-    statistics = plan.statistics(number)
-    return statistics is not None and not FAILURES & statistics["outcomes"].keys()
+def _finished(plan: Plan) -> list[int]:
+    """Shards that are done, none of whose inputs failed."""
+    done = read_statistics(plan).statistics
+    return [number for number, one in enumerate(done) if one is not None and not FAILURES & one["outcomes"].keys()]

@@ -9,7 +9,7 @@ import pytest
 from biovfm_hf.errors import UserError
 from dataset_builder.build import build
 from dataset_builder.dataset.check import faults
-from dataset_builder.plan.plan import Unit, load_plan
+from dataset_builder.plan.plan import Plan, Unit, load_plan
 from dataset_builder.shards.shard import build_unit
 
 
@@ -131,6 +131,32 @@ def test_a_damaged_part_of_a_shard_is_read_again(again, tmp_path, damage):
     again()
     assert (tree(out), faults(out)[1]) == (before, [])
     assert not list((out / ".build" / "shards").glob("*.arrow"))
+
+
+def test_a_lost_shard_needs_no_thumbnails_of_the_others(again, tmp_path, make, capsys):
+    shards, before = tmp_path / "out" / ".build" / "shards", tree(tmp_path / "out")
+    for path in shards.glob("*.thumbnails"):
+        path.unlink()
+    (shards / "000001.json").unlink()
+    again()
+    assert [path.name for path in shards.glob("*.thumbnails")] == ["000001.thumbnails"]
+    assert tree(tmp_path / "out") == before
+    make.png(tmp_path / "benchmarks" / "1.png", make.picture(1))
+    again(benchmarks=tmp_path / "benchmarks")
+    assert "2 shards have no thumbnails, which a new screening needs: made again" in capsys.readouterr().out
+    assert len(list(shards.glob("*.thumbnails"))) == 3 and not faults(tmp_path / "out")[1]
+
+
+def test_a_finished_build_reads_the_statistics_of_each_shard_once(again, monkeypatch):
+    numbers, statistics = [], Plan.statistics
+
+    def counted(plan: Plan, number: int) -> dict | None:
+        numbers.append(number)
+        return statistics(plan, number)
+
+    monkeypatch.setattr(Plan, "statistics", counted)
+    again()
+    assert sorted(numbers) == [0, 1, 2]
 
 
 def test_jobs_of_an_array_do_not_all_list_the_sources_again(again, tmp_path):

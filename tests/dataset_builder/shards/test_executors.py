@@ -25,6 +25,7 @@ from dataset_builder.dataset.finish import finish_shard
 from dataset_builder.options import BuildOptions
 from dataset_builder.plan.making import make_plan
 from dataset_builder.plan.plan import Plan, Unit
+from dataset_builder.plan.statistics import read_statistics
 from dataset_builder.progress import ProgressFile, read_progress
 from dataset_builder.screening.look_alikes import look_alikes
 from dataset_builder.shards import executors, workers
@@ -403,7 +404,7 @@ def test_dask_with_a_killed_worker_gives_the_same_bytes(small_raw, plan, expecte
             os.kill(pids[0], signal.SIGKILL)
             killed = True
     assert killed
-    list(executors.in_process(join_shard, plan, str(raw), map(plan.whole, plan.unfinished())))
+    list(executors.in_process(join_shard, plan, str(raw), map(plan.whole, read_statistics(plan).unfinished())))
     assert candidates(plan) == expected and not plan.parts()
 
 
