@@ -5,6 +5,7 @@ are read. The build's engine spreads the search for near hashes. Of several equa
 `look_alikes` has the rule for near duplicates.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from biovfm_hf.writing.files import atomic_path
 from ..plan.plan import Plan
 from ..schema import KEPT
 from .candidates import Candidates, groups
+from .hashing import sha256_of_file
 from .leakage import Benchmarks, matches
 from .look_alikes import look_alikes
 from .near_hashes import Spread, one_by_one
@@ -35,6 +37,8 @@ _BENCHMARK, _DUPLICATE, _NEAR, _NOT_SAMPLED = range(1, len(REASONS))
 # Lines that are dropped, and, as kept, those in the sample of config 0.2m.
 DECISIONS = pa.schema({"line": pa.int32(), "reason": pa.string(), "detail": pa.string()})
 _INPUTS = b"inputs"  # key in the schema's metadata
+_DIGEST = hashlib.sha256().digest_size  # bytes of a digest of all before it, at the end of the file
+_EARLIER = ("decided.json", "drops.arrow", "sample.npy")  # in which an earlier version kept its decisions
 
 
 class Decisions:
@@ -149,6 +153,7 @@ def save_decisions(
     """Write what the shards' files are made from, as one file, which names by content the `inputs` of the decisions.
 
     It holds which lines of each shard are dropped, why, and the places of their equals; and the sample of config 0.2m.
+    A digest of its content is its end, so that a damaged one is never followed.
     """
     numbers = np.union1d(np.flatnonzero(decisions.reason), _sample(plan, candidates, decisions))
     details = _details(plan, candidates, decisions, numbers, benchmarks, threads)
@@ -157,9 +162,13 @@ def save_decisions(
     bounds = np.searchsorted(candidates.shard[numbers], np.arange(len(plan.shards) + 1)).tolist()
     schema = DECISIONS.with_metadata({_INPUTS: json.dumps(inputs)})
     table = pa.record_batch([lines, reasons, details], schema=schema)
-    with atomic_path(_decisions_path(plan)) as path, pa.ipc.new_file(path, schema) as file:
-        for start, stop in pairwise(bounds):
-            file.write_batch(table.slice(start, stop - start))
+    with atomic_path(_decisions_path(plan)) as path:
+        with pa.ipc.new_file(path, schema) as file:
+            for start, stop in pairwise(bounds):
+                file.write_batch(table.slice(start, stop - start))
+        digest = bytes.fromhex(sha256_of_file(path))
+        with path.open("ab") as end:
+            end.write(digest)
 
 
 def _sample(plan: Plan, candidates: Candidates, decisions: Decisions) -> np.ndarray:
@@ -222,24 +231,29 @@ def load_sample(plan: Plan) -> np.ndarray:
 
 
 def decided_inputs(plan: Plan) -> dict[str, Any] | None:
-    """The inputs of the saved decisions; None if there are none, or their file is damaged."""
+    """The inputs of the saved decisions; None if there are none, or one byte of their file is not as written."""
     try:
-        with _open_decisions(plan) as file:
-            inputs: dict[str, Any] = json.loads(file.schema.metadata[_INPUTS])
-    except (FileNotFoundError, pa.ArrowInvalid):
+        with pa.memory_map(str(_decisions_path(plan))) as file:
+            content = file.read_buffer(max(0, file.size() - _DIGEST))
+            if hashlib.sha256(content).digest() != file.read():
+                return None
+        with _open_decisions(plan) as decisions:
+            inputs: dict[str, Any] = json.loads(decisions.schema.metadata[_INPUTS])
+    except (OSError, pa.ArrowException):
         return None
     return inputs
 
 
 def remove_decisions(plan: Plan) -> None:
     """Remove the decisions; files that were made by them must not count as finished from then on."""
-    _decisions_path(plan).unlink(missing_ok=True)
+    for path in (_decisions_path(plan), *(plan.work / name for name in _EARLIER)):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
 def _open_decisions(plan: Plan) -> Iterator[pa.RecordBatchFileReader]:
     with pa.memory_map(str(_decisions_path(plan))) as file:
-        yield pa.ipc.open_file(file)
+        yield pa.ipc.open_file(file.read_buffer(file.size() - _DIGEST))
 
 
 def _decisions_path(plan: Plan) -> Path:

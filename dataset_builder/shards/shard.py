@@ -114,6 +114,7 @@ def _write_shard(plan: Plan, number: int, batches: Iterable[pa.RecordBatch], tal
         "items": plan.shards[number].items,
         **vars(tally),
         "rows_sha256": sha256_of_file(plan.rows_path(number)),
+        # compared with nothing: what is decided on names the candidates by it, in the digest of all statistics
         "candidates_sha256": sha256_of_file(plan.candidates_path(number)),
         "sizes": {name: path.stat().st_size for name, path in plan.files(number).items()},
     }

@@ -159,6 +159,27 @@ def test_a_finished_build_reads_the_statistics_of_each_shard_once(again, monkeyp
     assert sorted(numbers) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("place", [0.05, 0.3, 0.6, 0.99])
+def test_damaged_decisions_are_made_again(again, tmp_path, place):
+    out, before = tmp_path / "out", tree(tmp_path / "out")
+    with (out / ".build" / "decisions.arrow").open("r+b") as file:
+        file.seek(int(place * file.seek(0, 2)))
+        file.write(b"\0\x7f" * 4)
+    next((out / "data").rglob("*.parquet")).unlink()
+    again()
+    assert (tree(out), faults(out)[1]) == (before, [])
+
+
+def test_no_decisions_of_an_earlier_version_stay(again, tmp_path):
+    work = tmp_path / "out" / ".build"
+    for name in ("decided.json", "drops.arrow", "sample.npy"):
+        (work / name).write_text("{}")
+    (work / "decisions.arrow").unlink()
+    (work / "complete.json").unlink()
+    again()
+    assert not [path for path in work.iterdir() if path.suffix == ".npy" or path.stem in ("decided", "drops")]
+
+
 def test_jobs_of_an_array_do_not_all_list_the_sources_again(again, tmp_path):
     (tmp_path / "out" / ".build" / "items.parquet").unlink()
     with pytest.raises(
