@@ -39,9 +39,7 @@ class Candidates:
         half = torch.from_numpy(support[:, -1]) - self.middle
         coarse = half.bfloat16()
         fine = (half - coarse).bfloat16()
-        exact, last = torch.from_numpy(support), torch.stack([coarse, fine], 1)
-        parts = in_lanes(lambda part: _rounded(*part), zip(exact.split(PART), last.split(PART), strict=True))
-        self.rounded, lengths, errors = (torch.cat(some) for some in zip(*parts, strict=True))
+        self.rounded, lengths, errors = _rounded(torch.from_numpy(support), torch.stack([coarse, fine], 1))
         self.length, self.error = float(lengths.max()), float(errors.max())
         self.half, self.half_error = float(half.abs().max()), float((half - coarse - fine).abs().max())
 
@@ -90,10 +88,15 @@ def _rounded(offsets: "Tensor", last: "Tensor") -> tuple["Tensor", "Tensor", "Te
     rounded = torch.empty(len(offsets), offsets.shape[1] + 1, dtype=torch.bfloat16)
     rounded[:, -2:] = last
     lengths, errors = torch.empty(2, len(offsets))
-    for start in range(0, len(offsets), AT_ONCE):
-        rows = slice(start, start + AT_ONCE)
-        exact = offsets[rows, :-1]
-        rounded[rows, :-2] = exact
-        lengths[rows] = exact.norm(dim=1)
-        errors[rows] = (exact - rounded[rows, :-2]).norm(dim=1)
+
+    def fill(first: int) -> None:
+        for start in range(first, min(first + PART, len(offsets)), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            exact = offsets[rows, :-1]
+            rounded[rows, :-2] = exact
+            lengths[rows] = exact.norm(dim=1)
+            errors[rows] = (exact - rounded[rows, :-2]).norm(dim=1)
+
+    for _ in in_lanes(fill, range(0, len(offsets), PART)):
+        pass
     return rounded, lengths, errors
