@@ -36,7 +36,7 @@ from dataset_builder.plan.plan import VERSION, Plan, Shard, load_plan
 from dataset_builder.schema import CANDIDATES, KEPT, row_writer
 from dataset_builder.screening.candidates import load_candidates
 from dataset_builder.screening.duplicates import decide, save_decisions
-from dataset_builder.screening.hashing import THUMBNAIL
+from dataset_builder.screening.hashing import THUMBNAIL, sha256_of_file
 from dataset_builder.screening.leakage import read_benchmarks
 from dataset_builder.shards.executors import ENGINES, Resources
 
@@ -105,7 +105,9 @@ def _shard(plan: Plan, number: int, rng: np.random.Generator, before: Any) -> An
     pq.write_table(table, plan.candidates_path(number), compression="zstd")
     plan.thumbnails_path(number).write_bytes(thumbnails.tobytes())
     _rows(plan, number, table)
-    plan.stats_path(number).write_text(json.dumps({"shard": number, "outcomes": {KEPT: PER_SHARD}}))
+    statistics = {"items": PER_SHARD, "outcomes": {KEPT: PER_SHARD}, "pictures": PER_SHARD, "kept": PER_SHARD}
+    statistics |= {"bytes": PER_SHARD, "rows_sha256": sha256_of_file(plan.rows_path(number))}
+    plan.stats_path(number).write_text(json.dumps(statistics))
     return hashes, digests, thumbnails
 
 
