@@ -17,7 +17,7 @@ from .naming import WITHHOLD
 from .nearest import vector_lengths
 
 CONFIG, SPLIT = "config", "split"
-LENGTH = "length"  # column of the vectors' Euclidean lengths
+LENGTH = "length"  # column of the vectors' Euclidean lengths, for other programs: our commands measure them anew
 _COMPRESSION = {"id": "zstd", LENGTH: "none", "features.list.element": "none"}  # numbers do not compress
 UNRECORDED = "a folder without a record"
 """Stands for the private source of a folder that has no record: such a folder counts as private."""
